@@ -1,0 +1,39 @@
+"""The agent's errors: the class says whose move it is.
+
+    AgentError
+    ├── InputError      the request is wrong; the message says how to mend it   (INVALID_ARGUMENT)
+    ├── BundleError     a model bundle is missing, damaged or of another version (NOT_FOUND / DATA_LOSS)
+    ├── Busy            another attempt runs                                     (RESOURCE_EXHAUSTED)
+    ├── Fenced          a newer lease has been seen                              (FAILED_PRECONDITION)
+    └── Cancelled       the attempt was cancelled
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """Base of all errors that the agent raises on purpose."""
+
+
+class InputError(AgentError):
+    """The request cannot be carried out as it is; the message names the field and the remedy."""
+
+
+class BundleError(AgentError):
+    """A model bundle is damaged or cannot be used by this version."""
+
+
+class BundleNotFound(BundleError):
+    """No model bundle with this hash is on the phone."""
+
+
+class Busy(AgentError):
+    """The agent runs one attempt at a time."""
+
+
+class Fenced(AgentError):
+    """The request carries an older fencing token than one seen before."""
+
+
+class Cancelled(AgentError):
+    """The attempt was cancelled while it ran."""

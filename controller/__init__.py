@@ -1,0 +1,1 @@
+"""The farm: pure core, Ray hosts, ADB transport, provisioning, store, HTTP API, command line."""

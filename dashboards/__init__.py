@@ -1,0 +1,1 @@
+"""What people watch: Prometheus rules, Grafana dashboards, the live page."""

@@ -1,0 +1,1 @@
+"""What people evaluate: data sets, model bundles, evaluation specs, analysis."""
