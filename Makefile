@@ -1,0 +1,31 @@
+# The two commands of the README are `make demo` and `make test`; both set up what is missing.
+BIN := .venv/bin
+.PHONY: help setup demo test check lint types imports clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: ## system packages, virtual environment, Python packages
+	@scripts/setup.sh
+
+demo: setup ## three virtual phones, a real model, a real evaluation, a pulled cable
+	@$(BIN)/mobifarm demo
+
+test: setup ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup lint types imports ## the fast path before a commit: lint, types, walls, unit tests
+	$(BIN)/python -m pytest tests/unit -q
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+imports: setup ## the walls between the rooms
+	$(BIN)/lint-imports
+
+clean: ## remove what the set-up made in this folder
+	rm -rf .venv .setup-stamp .pytest_cache .mypy_cache .ruff_cache build dist test-artefacts
