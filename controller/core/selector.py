@@ -1,0 +1,40 @@
+"""Which phones a job accepts, and why a phone is not one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mobifarm.controller.core.state import Device
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSelector:
+    """Conditions on a phone, all of which must hold; an empty selector accepts every phone.
+
+    ``execution`` is ``phone``, ``qemu_arm64`` or ``virtual``; ``serials`` lists the accepted serial numbers;
+    ``properties`` maps names of Android properties (``ro.soc.model``) to the values they must have.
+    """
+
+    execution: str | None = None
+    serials: tuple[str, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+    def mismatches(self, device: Device) -> list[str]:
+        """Why this phone is not accepted, one clause per unmet condition; empty where it is accepted."""
+        if device.identity is None:
+            return ["it has not been ready yet, so nothing is known about it"]
+        reasons = []
+        if self.execution is not None and device.execution != self.execution:
+            reasons.append(f"its execution is {device.execution}, not {self.execution}")
+        if self.serials and device.identity.serial not in self.serials:
+            reasons.append(f"its serial {device.identity.serial} is not among {', '.join(self.serials)}")
+        for name, wanted in self.properties.items():
+            actual = device.properties.get(name)
+            if actual is None:
+                reasons.append(f"it has no property {name} (wanted {wanted})")
+            elif actual != wanted:
+                reasons.append(f"its {name} is {actual}, not {wanted}")
+        return reasons

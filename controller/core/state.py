@@ -1,0 +1,207 @@
+"""What the farm is: phones, jobs, trials, attempts. Only :mod:`.step` changes it.
+
+The objects are changed in place: copying maps of ten thousand trials at every event would make replay
+quadratic. Everybody but ``step`` treats them as read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from mobifarm.controller.core.events import DeviceState, Identity
+from mobifarm.controller.core.selector import DeviceSelector
+
+CONNECTED: Final = frozenset({DeviceState.READY, DeviceState.COOLING, DeviceState.CHARGING})
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"  # nothing of it has been leased yet
+    RUNNING = "running"
+    DONE = "done"  # every trial has ended, some perhaps failed or abandoned
+    CANCELLED = "cancelled"
+
+
+class TrialState(StrEnum):
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"  # by the workload's fault: a result
+    ABANDONED = "abandoned"  # by the farm's fault, as often as the job allows
+    CANCELLED = "cancelled"
+
+
+class AttemptState(StrEnum):
+    LEASED = "leased"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"  # by the workload's fault
+    BROKEN = "broken"  # by the farm's fault
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+LIVE: Final = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
+DELIVERED: Final = frozenset({AttemptState.DONE, AttemptState.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Why the phone gets no work, and what a person should do."""
+
+    reason: str
+    action: str
+
+
+@dataclass(slots=True)
+class Device:
+    """A place and the phone last seen there. ``stage`` is what its link says, ``state`` the whole picture."""
+
+    device_id: str
+    address: str
+    source: str
+    stage: DeviceState
+    changed_at: float
+    reason: str = ""
+    action: str = ""
+    host: str = ""
+    identity: Identity | None = None  # None until first ready
+    properties: Mapping[str, str] = field(default_factory=dict)
+    execution: str | None = None
+    agent_version: str = ""
+    measurement_epoch: int = 0  # 0 until first ready, then counted up with every new identity
+    quarantine: Quarantine | None = None
+    consecutive_failures: int = 0
+    attempt_id: str | None = None  # of the live lease
+    stopping_attempt_id: str | None = None  # its lease has ended, the phone has not yet said that it stopped
+    leases_granted: int = 0
+
+    @property
+    def connected(self) -> bool:
+        return self.stage in CONNECTED
+
+    @property
+    def state(self) -> DeviceState:
+        if self.stage in (DeviceState.LOST, DeviceState.RETIRED):
+            return self.stage
+        if self.connected and self.attempt_id is not None:
+            return DeviceState.LEASED
+        if self.quarantine is not None:
+            return DeviceState.QUARANTINED
+        return self.stage
+
+    @property
+    def usable(self) -> bool:
+        """Whether it works or could work: connected and not in quarantine."""
+        return self.connected and self.quarantine is None
+
+    @property
+    def free(self) -> bool:
+        """Whether a lease can be granted now."""
+        return (
+            self.stage is DeviceState.READY
+            and self.quarantine is None
+            and self.attempt_id is None
+            and self.stopping_attempt_id is None
+        )
+
+
+@dataclass(slots=True)
+class Job:
+    job_id: str
+    name: str
+    user: str
+    selector: DeviceSelector
+    priority: int
+    attempt_limit: int
+    submitted_at: float
+    sequence: int  # order of submission
+    trial_ids: tuple[str, ...]
+    pending: list[int]  # positions in trial_ids, ascending
+    counts: dict[TrialState, int]
+    cancelled_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.counts[TrialState.PENDING] + self.counts[TrialState.LEASED] > 0
+
+    @property
+    def state(self) -> JobState:
+        if self.cancelled_at is not None:
+            return JobState.CANCELLED
+        if not self.open:
+            return JobState.DONE
+        if self.counts[TrialState.PENDING] == len(self.trial_ids):
+            return JobState.QUEUED
+        return JobState.RUNNING
+
+
+@dataclass(slots=True)
+class Trial:
+    trial_id: str
+    job_id: str
+    position: int  # in the job
+    label: str
+    state: TrialState = TrialState.PENDING
+    not_before: float = 0.0  # unix time of the end of the back-off
+    attempt_ids: list[str] = field(default_factory=list)
+    result_attempt_id: str | None = None  # the one attempt whose result counts
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A lease of a phone to a trial and what became of it; ``identity`` is the phone's at that time."""
+
+    attempt_id: str
+    trial_id: str
+    job_id: str
+    device_id: str
+    fencing_token: int
+    identity: Identity
+    execution: str
+    measurement_epoch: int
+    granted_at: float
+    counted_from: (
+        float  # the attempt's time limit counts from here; a stopped controller's time does not count
+    )
+    state: AttemptState = AttemptState.LEASED
+    started_at: float | None = None
+    lost_at: float | None = None  # since when the phone is away; None while it is connected
+    ended_at: float | None = None
+    reason: str = ""
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE
+
+
+@dataclass(slots=True)
+class Changes:
+    """Ids of what has changed since :func:`take_changes` was last called."""
+
+    devices: set[str] = field(default_factory=set)
+    jobs: set[str] = field(default_factory=set)
+    trials: set[str] = field(default_factory=set)
+    attempts: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class FarmState:
+    devices: dict[str, Device] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    trials: dict[str, Trial] = field(default_factory=dict)
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    leases: dict[str, Attempt] = field(default_factory=dict)  # the live ones of the attempts
+    backing_off: dict[str, float] = field(default_factory=dict)  # pending trials that broke -> not_before
+    epoch: int = 0
+    next_fencing_token: int = 1
+    changes: Changes = field(default_factory=Changes, compare=False, repr=False)
+
+
+def take_changes(state: FarmState) -> Changes:
+    """What has changed since the last call; for whoever keeps a projection of the state."""
+    changes, state.changes = state.changes, Changes()
+    return changes
