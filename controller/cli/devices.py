@@ -1,0 +1,117 @@
+"""``mobifarm devices``: what the farm knows of its phones, and adding, releasing and forgetting them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from mobifarm.controller.cli.farm import Home
+from mobifarm.controller.cli.output import ago, console, print_json, table
+from mobifarm.controller.client import FarmClient
+from mobifarm.controller.core.views import DeviceView
+from mobifarm.controller.errors import FarmError
+from mobifarm.controller.paths import FarmPaths, farm_paths
+from mobifarm.controller.store.read import StoreReader
+
+WATCH_PERIOD_S = 0.5
+
+app = typer.Typer(help="List the farm's phones; add, release or forget one.")
+
+
+@app.callback(invoke_without_command=True)
+def devices(
+    context: typer.Context,
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep the list on screen until Ctrl-C.")] = False,
+) -> None:
+    """List the phones with their states and the reasons for them."""
+    if context.invoked_subcommand is not None:
+        context.obj = home
+        return
+    paths = farm_paths(home)
+    with StoreReader(paths.database) as reader:
+        if watch and not as_json:
+            with Live(console=console(), auto_refresh=False) as screen:
+                while True:
+                    screen.update(_table(reader.devices(), _live(paths)), refresh=True)
+                    time.sleep(WATCH_PERIOD_S)
+        rows, live = reader.devices(), _live(paths)
+        if as_json:
+            print_json([{**asdict(row), "live": live.get(row.device_id)} for row in rows])
+        else:
+            console().print(_table(rows, live))
+
+
+@app.command()
+def add(context: typer.Context, address: str) -> None:
+    """Add the phone at tcp:HOST:PORT or usb:BUS-PORT.PORT to the running farm."""
+    with FarmClient(farm_paths(context.obj)) as client:
+        client.post("/api/v1/devices", {"address": address})
+    typer.echo(f"added {address}; `mobifarm devices --watch` shows it getting ready")
+
+
+@app.command()
+def release(context: typer.Context, device_id: str) -> None:
+    """End a phone's quarantine."""
+    with FarmClient(farm_paths(context.obj)) as client:
+        client.post(f"/api/v1/devices/{device_id}/release")
+    typer.echo(f"released {device_id}")
+
+
+@app.command()
+def forget(context: typer.Context, device_id: str) -> None:
+    """Take a phone out of the farm."""
+    with FarmClient(farm_paths(context.obj)) as client:
+        client.delete(f"/api/v1/devices/{device_id}")
+    typer.echo(f"forgot {device_id}")
+
+
+def _live(paths: FarmPaths) -> Mapping[str, Any]:
+    """What the running farm hears from its phones now; nothing where no farm runs."""
+    try:
+        with FarmClient(paths) as client:
+            found: Mapping[str, Any] = client.get("/api/v1/live")["devices"]
+            return found
+    except FarmError:
+        return {}
+
+
+def _table(rows: list[DeviceView], live: Mapping[str, Any]) -> Table:
+    return table(
+        "Phones",
+        ("phone", "model", "serial", "host", "state", "since", "what it does or needs"),
+        [
+            (
+                row.device_id,
+                row.model or "–",
+                row.serial or "–",
+                row.host or "–",
+                row.state,
+                ago(row.changed_at),
+                _activity(live.get(row.device_id)) or "; ".join(filter(None, (row.reason, row.action))) or "–",
+            )
+            for row in rows
+            if row.state != "retired"
+        ],
+    )
+
+
+def _activity(live: Mapping[str, Any] | None) -> str:
+    if not live:
+        return ""
+    if transfer := live["transfer"]:
+        total = max(transfer["bytes_total"], 1)
+        return f"receiving {transfer['what']}: {100 * transfer['bytes_done'] // total} %"
+    if progress := live["progress"]:
+        phase = progress["phase"].replace("_", " ")
+        if progress["target_probability"] is None:
+            return str(phase)
+        return f"{phase}: step {progress['step']}, p(target) {progress['target_probability']:.2f}"
+    return ""

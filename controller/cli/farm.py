@@ -1,0 +1,49 @@
+"""``mobifarm up``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobifarm.controller.paths import farm_paths
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", help="The farm's folder; $MOBIFARM_HOME or ~/.local/state/mobifarm by default."),
+]
+
+
+def up(
+    home: Home = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", help="Add the phone at tcp:HOST:PORT or usb:BUS-PORT.PORT; repeatable."),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the HTTP API on 127.0.0.1; 0 takes a free one.")] = 0,
+    lost_grace: Annotated[
+        float, typer.Option(help="Seconds that an edit waits for its unplugged phone before another gets it.")
+    ] = 20.0,
+    attempt_limit: Annotated[
+        float, typer.Option(help="Seconds that one attempt may take; the queue does not count.")
+    ] = 900.0,
+) -> None:
+    """Start the farm and stay in the foreground; Ctrl-C stops it, and `up` again takes up where it was."""
+    paths = farm_paths(home)
+    logging.basicConfig(
+        filename=paths.log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from mobifarm.controller.core.due import LeaseSettings
+    from mobifarm.controller.farm.serve import serve
+
+    typer.echo(f"starting the farm in {paths.home} …", err=True)
+    serve(
+        paths,
+        devices=device or [],
+        port=port,
+        settings=LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit),
+        announce=lambda url: typer.echo(f"ready {url}"),
+    )

@@ -1,0 +1,283 @@
+"""The farm's loop: the pure core steps, the log makes it durable, then the commands are carried out.
+
+    reports from hosts ─┐
+    requests (API)     ─┼─▶ apply(): step → log on disk → commands → hosts
+    timers, policy     ─┘
+
+Everything that changes the farm passes through :meth:`Farm.apply`, one batch at a time, and no command runs before
+its event is on disk. A farm that is killed at any point resumes from the log alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from mobifarm.controller.core.check import check
+from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Command, Dispatch
+from mobifarm.controller.core.due import LeaseSettings, due, next_due
+from mobifarm.controller.core.events import (
+    AttemptFailed,
+    AttemptFinished,
+    ControllerStarted,
+    DeviceLost,
+    DeviceReady,
+    DeviceState,
+    Event,
+    LeaseGranted,
+)
+from mobifarm.controller.core.policy import Policy
+from mobifarm.controller.core.state import FarmState
+from mobifarm.controller.core.step import replay, step
+from mobifarm.controller.errors import HostError
+from mobifarm.controller.farm.live import LiveView
+from mobifarm.controller.host.reports import AttemptProgress, Reading, Report, TransferProgress
+from mobifarm.controller.store.protocol import Store
+from mobifarm.workloads.passport import passport
+
+logger = logging.getLogger(__name__)
+
+HOST_RETRY_S = 1.0
+
+
+class HostForgot(HostError):
+    """The host's process was started again: it knows no phones until they are attached anew."""
+
+
+class HostLink(Protocol):
+    """How the farm reaches the phones of one host. All methods raise HostError when the host is not there."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def attach(self, device_id: str, address: str) -> None: ...
+
+    async def detach(self, device_id: str) -> None: ...
+
+    async def dispatch(
+        self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]
+    ) -> None: ...
+
+    async def cancel(self, device_id: str, attempt_id: str) -> None: ...
+
+    async def acknowledge(self, device_id: str, attempt_id: str) -> None: ...
+
+    async def reports(self) -> Sequence[Report]:
+        """Wait for reports. Raises HostForgot when the host has forgotten its phones."""
+        ...
+
+
+class Farm:
+    """One controller over one store and one host.
+
+    Args:
+        identifier: makes a new id with a prefix, e.g. ``attempt-1a2b``; randomness is passed in.
+        clock: unix time in seconds.
+        paranoid: check the core's invariants after every event (tests and development).
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        host: HostLink,
+        policy: Policy,
+        settings: LeaseSettings,
+        clock: Callable[[], float],
+        identifier: Callable[[str], str],
+        paranoid: bool = False,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._policy = policy
+        self._settings = settings
+        self._clock = clock
+        self._identifier = identifier
+        self._paranoid = paranoid
+        self._lock = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._commands: asyncio.Queue[Command] = asyncio.Queue()
+        self.state: FarmState = replay(store.load())
+        self.live = LiveView()
+        self.started = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until cancelled: take up where the log ends, then follow reports, timers and the policy."""
+        await self.apply(ControllerStarted(at=self._clock(), epoch=self._store.epoch))
+        self.started.set()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._carry_out())
+            tasks.create_task(self._listen())
+            tasks.create_task(self._schedule())
+
+    async def apply(self, *events: Event) -> None:
+        """Step, make durable, and queue the commands. Returns when the events are on disk.
+
+        Raises:
+            Bug: an event does not fit the state; it and those after it are not applied.
+        """
+        async with self._lock:
+            commands: list[Command] = []
+            applied: list[Event] = []
+            try:
+                for event in events:
+                    complete = self._with_passport(event)
+                    self.state, more = step(self.state, complete)
+                    applied.append(complete)
+                    commands += more
+                    if self._paranoid:
+                        check(self.state)
+            finally:
+                if applied:
+                    await asyncio.wrap_future(self._store.append(applied))
+            for event in applied:
+                self._note(event)
+            for command in commands:
+                self._commands.put_nowait(command)
+            self._news.set()
+
+    def _with_passport(self, event: Event) -> Event:
+        """Complete a result with what only the controller knows: which phone, in which measurement epoch."""
+        if not isinstance(event, AttemptFinished) or event.result is None:
+            return event
+        device = self.state.devices[event.device_id]
+        delivered = event.result
+        result = {
+            "attempt_id": event.attempt_id,
+            "device_id": event.device_id,
+            "result": delivered["result"],
+            "passport": passport(
+                identity=device.identity,
+                epoch=device.measurement_epoch,
+                execution=device.execution or "unknown",
+                host=device.host,
+                properties=device.properties,
+                agent_version=delivered["agent_version"],
+                sensors=delivered["sensors"],
+                result=delivered["result"],
+            ),
+        }
+        return replace(event, result=result)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case DeviceLost() | DeviceReady():
+                self.live.drop(event.device_id)
+            case AttemptFinished() | AttemptFailed():
+                self.live.finished(event.device_id)
+
+    async def attach(self, device_id: str, address: str) -> None:
+        """Have the host keep this phone connected; a host that is away does it when it is back."""
+        try:
+            await self._host.attach(device_id, address)
+        except HostError as error:
+            logger.warning("%s", error)
+
+    async def detach(self, device_id: str) -> None:
+        self.live.drop(device_id)
+        try:
+            await self._host.detach(device_id)
+        except HostError as error:
+            logger.warning("%s", error)
+
+    async def _attach_all(self) -> None:
+        for device in list(self.state.devices.values()):
+            if device.stage is not DeviceState.RETIRED:
+                await self._host.attach(device.device_id, device.address)
+
+    # --- the three loops ------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Turn the host's reports into events; a host that was away begins with every phone lost."""
+        attached = False
+        while True:
+            try:
+                if not attached:
+                    await self._attach_all()
+                    attached = True
+                reports = await self._host.reports()
+            except HostForgot as error:
+                await self._lose_all(str(error))
+                attached = False
+            except HostError as error:
+                logger.warning("%s", error)
+                await self._lose_all(str(error))
+                attached = False
+                await asyncio.sleep(HOST_RETRY_S)
+            else:
+                await self._take(reports)
+
+    async def _take(self, reports: Sequence[Report]) -> None:
+        events: list[Event] = []
+        for report in reports:
+            match report:
+                case AttemptProgress() | TransferProgress() | Reading():
+                    self.live.note(report)
+                case _ if self._concerns(report):
+                    events.append(report)
+        if events:
+            await self.apply(*events)
+
+    def _concerns(self, event: Event) -> bool:
+        """Reports on their way while an operator forgot the phone are of no interest any more."""
+        device_id = getattr(event, "device_id", None)
+        return device_id is None or device_id in self.state.devices
+
+    async def _lose_all(self, reason: str) -> None:
+        connected = [device.device_id for device in self.state.devices.values() if device.connected]
+        if connected:
+            await self.apply(*(DeviceLost(self._clock(), device_id, reason) for device_id in connected))
+
+    async def _schedule(self) -> None:
+        """Expire what is overdue and lease what is free, whenever there is news or a timer is due."""
+        while True:
+            self._news.clear()
+            now = self._clock()
+            if expired := due(self.state, now, self._settings):
+                await self.apply(*expired)
+            await self._grant(now)
+            later = next_due(self.state, now, self._settings)
+            timeout_s = None if later is None else max(0.05, later - self._clock())
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+    async def _grant(self, now: float) -> None:
+        assignments = self._policy.assign(self.state, now)
+        if assignments:
+            first_token = self.state.next_fencing_token
+            await self.apply(
+                *(
+                    LeaseGranted(
+                        at=now,
+                        attempt_id=self._identifier("attempt"),
+                        trial_id=assignment.trial_id,
+                        device_id=assignment.device_id,
+                        fencing_token=first_token + number,
+                    )
+                    for number, assignment in enumerate(assignments)
+                )
+            )
+
+    async def _carry_out(self) -> None:
+        """Run commands in order. One that is lost with its host is derived again when the phone is back."""
+        while True:
+            command = await self._commands.get()
+            try:
+                match command:
+                    case Dispatch():
+                        payload = await asyncio.to_thread(self._store.payload, command.trial_id)
+                        await self._host.dispatch(
+                            command.device_id, command.attempt_id, command.fencing_token, payload
+                        )
+                    case CancelAttempt():
+                        await self._host.cancel(command.device_id, command.attempt_id)
+                    case Acknowledge():
+                        await self._host.acknowledge(command.device_id, command.attempt_id)
+            except HostError as error:
+                logger.warning("%s", error)

@@ -1,0 +1,65 @@
+"""A :class:`HostLink` over a Ray actor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray.exceptions
+
+from mobifarm.controller.errors import HostError
+from mobifarm.controller.farm.farm import HostForgot
+from mobifarm.controller.host.reports import Report
+
+CALL_DEADLINE_S = 30.0
+POLL_S = 10.0
+
+
+class RayHost:
+    """Calls one host actor; its failures become :class:`HostError`, its restart :class:`HostForgot`."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name = name
+        self._actor = actor
+        self._session: str | None = None
+        self._last_report = 0
+
+    async def attach(self, device_id: str, address: str) -> None:
+        await self._call("attach", device_id, address)
+
+    async def detach(self, device_id: str) -> None:
+        await self._call("detach", device_id)
+
+    async def dispatch(
+        self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]
+    ) -> None:
+        await self._call("dispatch", device_id, attempt_id, fencing_token, payload)
+
+    async def cancel(self, device_id: str, attempt_id: str) -> None:
+        await self._call("cancel", device_id, attempt_id)
+
+    async def acknowledge(self, device_id: str, attempt_id: str) -> None:
+        await self._call("acknowledge", device_id, attempt_id)
+
+    async def close(self) -> None:
+        await self._call("close")
+
+    async def reports(self) -> Sequence[Report]:
+        session, number, reports = await self._call("reports", self._last_report, POLL_S)
+        if self._session is None:
+            self._session = session
+        if session != self._session:
+            self._session, self._last_report = session, 0
+            raise HostForgot(f"the host {self.name} was started again")
+        self._last_report = number
+        return list(reports)
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                return await getattr(self._actor, method).remote(*arguments)
+        except TimeoutError:
+            raise HostError(f"the host {self.name} did not answer {method} in {CALL_DEADLINE_S:.0f} s") from None
+        except ray.exceptions.RayActorError as error:
+            raise HostError(f"the host {self.name} is not available: {error}") from error

@@ -1,0 +1,126 @@
+"""What people may ask of a running farm. Each request is checked whole before anything changes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mobifarm.controller.core.events import (
+    DeviceAdded,
+    DeviceForgotten,
+    DeviceReleased,
+    DeviceState,
+    JobCancelled,
+    JobSubmitted,
+    TrialPlan,
+)
+from mobifarm.controller.core.selector import DeviceSelector
+from mobifarm.controller.errors import UserError
+from mobifarm.controller.farm.farm import Farm
+from mobifarm.workloads.datasets import record_from_mapping
+from mobifarm.workloads.models.catalogue import bundle_named
+from mobifarm.workloads.planner import plan
+from mobifarm.workloads.spec import parse_spec
+
+TCP_ADDRESS = re.compile(r"tcp:(?P<host>[A-Za-z0-9.\-]+):(?P<port>\d{1,5})")
+USB_ADDRESS = re.compile(r"usb:\d+-\d+(\.\d+)*")
+
+
+class FarmRequests:
+    """The farm's front door, used by the HTTP API."""
+
+    def __init__(
+        self, farm: Farm, *, clock: Callable[[], float], identifier: Callable[[str], str]
+    ) -> None:
+        self._farm = farm
+        self._clock = clock
+        self._identifier = identifier
+
+    async def submit(
+        self, spec: Mapping[str, Any], records: Sequence[Mapping[str, Any]], user: str
+    ) -> Mapping[str, Any]:
+        """Plan an evaluation and queue its trials.
+
+        Args:
+            spec: the evaluation spec as in its YAML file.
+            records: the edit records that the spec's data set resolved to, in MobiFarm's own format.
+
+        Returns:
+            ``job_id`` and the number of ``trials``.
+
+        Raises:
+            UserError, WorkloadInputError: nothing was queued; the message says what to change.
+        """
+        checked = parse_spec(spec)
+        bundle = await asyncio.to_thread(bundle_named, checked.model)
+        trials = plan(checked, [record_from_mapping(record) for record in records], bundle_hash=bundle.hash)
+        if not trials:
+            raise UserError("the evaluation has no trials: its data set is empty after limit and offset")
+        job_id = self._identifier("job")
+        await self._farm.apply(
+            JobSubmitted(
+                at=self._clock(),
+                job_id=job_id,
+                name=checked.name,
+                user=user,
+                spec=dict(spec),
+                trials=tuple(
+                    TrialPlan(f"{job_id}/{trial.trial_id}", trial.label, trial.payload) for trial in trials
+                ),
+                selector=DeviceSelector(
+                    execution=None if checked.devices.execution == "any" else checked.devices.execution,
+                    serials=tuple(checked.devices.serials),
+                    properties=checked.devices.properties,
+                ),
+                priority=checked.priority,
+                attempt_limit=checked.attempts,
+            )
+        )
+        return {"job_id": job_id, "trials": len(trials)}
+
+    async def cancel(self, job_id: str) -> Mapping[str, Any]:
+        """Cancel a job; trials that have a result keep it.
+
+        Raises:
+            UserError: there is no such job, or it has ended.
+        """
+        job = self._farm.state.jobs.get(job_id)
+        if job is None:
+            raise UserError(f"there is no job {job_id}; `mobifarm jobs` lists them")
+        if not job.open:
+            raise UserError(f"the job {job_id} has ended already ({job.state})")
+        await self._farm.apply(JobCancelled(at=self._clock(), job_id=job_id))
+        return {"job_id": job_id, "state": str(self._farm.state.jobs[job_id].state)}
+
+    async def add_device(self, address: str, source: str) -> Mapping[str, Any]:
+        """Keep the phone at ``tcp:HOST:PORT`` or ``usb:BUS-PORT.PORT`` connected from now on, over restarts too.
+
+        Raises:
+            UserError: the address has another form.
+        """
+        match = TCP_ADDRESS.fullmatch(address)
+        if not (match and 0 < int(match["port"]) < 65536) and not USB_ADDRESS.fullmatch(address):
+            raise UserError(f"{address!r} is no address of a phone: write tcp:HOST:PORT or usb:BUS-PORT.PORT")
+        await self._farm.apply(DeviceAdded(self._clock(), address, address, source))
+        await self._farm.attach(address, address)
+        return {"device_id": address}
+
+    async def forget_device(self, device_id: str) -> Mapping[str, Any]:
+        """Take a phone out of the farm; its running edit is given to another one."""
+        self._known(device_id)
+        await self._farm.apply(DeviceForgotten(self._clock(), device_id))
+        await self._farm.detach(device_id)
+        return {"device_id": device_id}
+
+    async def release_device(self, device_id: str) -> Mapping[str, Any]:
+        """End a phone's quarantine."""
+        self._known(device_id)
+        await self._farm.apply(DeviceReleased(self._clock(), device_id))
+        return {"device_id": device_id}
+
+    def _known(self, device_id: str) -> None:
+        device = self._farm.state.devices.get(device_id)
+        if device is None or device.stage is DeviceState.RETIRED:
+            raise UserError(f"there is no phone {device_id}; `mobifarm devices` lists them")

@@ -1,0 +1,53 @@
+"""The Ray actor of one USB host: all of its phones on one event loop."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from mobifarm.controller.host.phones import HostConfiguration, PhoneHost
+from mobifarm.controller.host.reports import Report
+
+
+class HostActor:
+    """Methods are coroutines, so that Ray runs them on one event loop.
+
+    ``session`` is new whenever Ray starts the actor's process again: the controller sees from it that this host has
+    forgotten its phones, and attaches them anew.
+    """
+
+    def __init__(self, configuration: HostConfiguration) -> None:
+        self._configuration = configuration
+        self._phones: PhoneHost | None = None
+        self._session = secrets.token_hex(8)
+
+    def _host(self) -> PhoneHost:
+        # Made on the event loop, which does not run yet when Ray calls the constructor.
+        if self._phones is None:
+            self._phones = PhoneHost(self._configuration)
+        return self._phones
+
+    async def attach(self, device_id: str, address: str) -> None:
+        self._host().attach(device_id, address)
+
+    async def detach(self, device_id: str) -> None:
+        await self._host().detach(device_id)
+
+    async def dispatch(
+        self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]
+    ) -> None:
+        self._host().dispatch(device_id, attempt_id, fencing_token, payload)
+
+    async def cancel(self, device_id: str, attempt_id: str) -> None:
+        self._host().cancel(device_id, attempt_id)
+
+    async def acknowledge(self, device_id: str, attempt_id: str) -> None:
+        self._host().acknowledge(device_id, attempt_id)
+
+    async def reports(self, after: int, timeout_s: float) -> tuple[str, int, list[Report]]:
+        number, reports = await self._host().reports(after, timeout_s)
+        return self._session, number, reports
+
+    async def close(self) -> None:
+        await self._host().close()

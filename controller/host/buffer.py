@@ -1,0 +1,42 @@
+"""Reports on their way from a host to the controller, read by long polling."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class ReportBuffer(Generic[Item]):
+    """A numbered buffer: the reader names the last number it has, so that a lost answer loses no report.
+
+    ``limit`` bounds the memory when nobody reads: the oldest are dropped and counted, and the reader,
+    seeing the gap, attaches the phones anew to learn their present state.
+    """
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._items: deque[tuple[int, Item]] = deque(maxlen=limit)
+        self._last = 0
+        self._arrived = asyncio.Event()
+
+    def put(self, item: Item) -> None:
+        self._last += 1
+        self._items.append((self._last, item))
+        self._arrived.set()
+
+    async def read(self, after: int, timeout_s: float) -> tuple[int, list[Item]]:
+        """The number of the newest report and all reports newer than ``after``; waits for the first one.
+
+        Reports up to ``after`` are forgotten. Returns an empty list at the timeout.
+        """
+        while self._items and self._items[0][0] <= after:
+            self._items.popleft()
+        if not self._items:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), timeout_s)
+            except TimeoutError:
+                return after, []
+        return self._last, [item for _, item in self._items]

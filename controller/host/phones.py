@@ -1,0 +1,79 @@
+"""All phones of one USB host. Independent of Ray: the host actor is a thin shell around this class."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobifarm.controller.errors import HostError
+from mobifarm.controller.host.buffer import ReportBuffer
+from mobifarm.controller.host.connection import Connector
+from mobifarm.controller.host.phone import PhoneSession
+from mobifarm.controller.host.reports import Report
+from mobifarm.workloads.models.catalogue import find_bundle
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfiguration:
+    """What a host needs to know. ``scratch`` is a short folder (mode 0700) for sockets."""
+
+    name: str
+    adb_key: Path
+    scratch: Path
+
+
+class PhoneHost:
+    """Owns the phones of this machine; every phone has its own task, so that a bad one harms no other."""
+
+    def __init__(self, configuration: HostConfiguration) -> None:
+        self._configuration = configuration
+        self._reports: ReportBuffer[Report] = ReportBuffer()
+        self._sessions: dict[str, PhoneSession] = {}
+        # Blocking ADB calls: each phone may hold a few threads (link watch, push, shell) at a time.
+        self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=512, thread_name_prefix="adb")
+        self._connector = Connector(configuration.adb_key, configuration.scratch, self._threads)
+
+    def attach(self, device_id: str, address: str) -> None:
+        """Keep the phone at ``address`` connected from now on; attaching it again changes nothing."""
+        if device_id not in self._sessions:
+            self._sessions[device_id] = PhoneSession(
+                device_id,
+                address,
+                host=self._configuration.name,
+                connect=self._connector,
+                bundle_folder=find_bundle,
+                emit=self._reports.put,
+                clock=time.time,
+            )
+
+    async def detach(self, device_id: str) -> None:
+        if session := self._sessions.pop(device_id, None):
+            await session.stop()
+
+    def dispatch(self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]) -> None:
+        self._session(device_id).dispatch(attempt_id, fencing_token, payload)
+
+    def cancel(self, device_id: str, attempt_id: str) -> None:
+        self._session(device_id).cancel(attempt_id)
+
+    def acknowledge(self, device_id: str, attempt_id: str) -> None:
+        self._session(device_id).acknowledge(attempt_id)
+
+    async def reports(self, after: int, timeout_s: float) -> tuple[int, list[Report]]:
+        """Reports newer than number ``after``, see :class:`ReportBuffer`."""
+        return await self._reports.read(after, timeout_s)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(self.detach(device_id) for device_id in list(self._sessions)))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _session(self, device_id: str) -> PhoneSession:
+        try:
+            return self._sessions[device_id]
+        except KeyError:
+            raise HostError(f"{self._configuration.name} does not own the phone {device_id}") from None
