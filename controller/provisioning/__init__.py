@@ -1,0 +1,1 @@
+"""Putting the agent on a phone: its runtime, its model bundles, its start, and the tunnel to it."""

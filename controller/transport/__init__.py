@@ -1,0 +1,1 @@
+"""The link to a phone: ADB over USB or TCP, with many streams at once on one connection."""
