@@ -1,0 +1,1 @@
+"""The device side of the ADB protocol, standard library only: it also runs inside the phone's sandbox."""

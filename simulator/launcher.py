@@ -1,0 +1,130 @@
+"""Runs virtual phones in the foreground: one process owns the cables, sensors and switches of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobifarm.simulator.control import ControlServer, PhoneRecord
+from mobifarm.simulator.machine import Folders, HostMachine, Machine
+from mobifarm.simulator.phone import Authorisation, Phone, PhoneError, PhoneSettings
+from mobifarm.simulator.profile import load_profile, profile_names, serial_of
+from mobifarm.simulator.programs import find_tools
+
+log = logging.getLogger(__name__)
+
+
+def default_home() -> Path:
+    """``$MOBIFARM_HOME/virtual``, or below the user's state directory."""
+    farm = os.environ.get("MOBIFARM_HOME")
+    return (Path(farm) if farm else Path.home() / ".local" / "state" / "mobifarm") / "virtual"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSettings:
+    """What to run; ``profiles`` are used in turn, all that there are where it is empty."""
+
+    home: Path
+    count: int = 1
+    profiles: Sequence[str] = ()
+    port: int = 0
+    unsandboxed: bool = False
+    authorisation: Authorisation = "accept"
+    until_stdin_closes: bool = False
+
+
+def plan_phones(settings: LaunchSettings) -> list[PhoneSettings]:
+    """Names, serials and ports of the phones to run. Raises UnknownProfile."""
+    profiles = list(settings.profiles) or ["pixel-8", *(n for n in profile_names() if n != "pixel-8")]
+    planned: list[PhoneSettings] = []
+    for index in range(settings.count):
+        profile = load_profile(profiles[index % len(profiles)])
+        same = sum(phone.profile.name == profile.name for phone in planned)
+        name = profile.name if same == 0 else f"{profile.name}-{same + 1}"
+        port = settings.port + index if settings.port else 0
+        planned.append(PhoneSettings(name, serial_of(name), profile, port, settings.authorisation))
+    return planned
+
+
+def choose_machine(unsandboxed: bool) -> Machine:
+    """The sandbox where it works, else the host itself."""
+    return HostMachine(find_tools())
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PhoneError(f"{name} already runs; stop its launcher or choose another --home") from error
+        yield
+
+
+async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord], None]) -> None:
+    """Run phones until SIGINT, SIGTERM or the end of stdin (where asked); everything started is ended.
+
+    ``on_running`` gets each phone when it can be connected to. Raises :class:`PhoneError`.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    if settings.until_stdin_closes:
+        loop.add_reader(sys.stdin.fileno(), lambda: os.read(0, 4096) or stop.set())
+    machine = choose_machine(settings.unsandboxed)
+    for warning in machine.warnings:
+        log.warning("%s", warning)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with contextlib.AsyncExitStack() as stack:
+        for planned in plan_phones(settings):
+            folders = Folders(settings.home / planned.name)
+            folders.home.mkdir(exist_ok=True, mode=0o700)
+            stack.enter_context(_locked(folders.home / "lock", planned.name))
+            phone = Phone(planned, folders, machine)
+            stack.push_async_callback(phone.power_off)
+            await phone.power_on()
+            control = ControlServer(phone, folders.home / "control")
+            await control.start()
+            stack.callback(control.close)
+            record = PhoneRecord(
+                name=planned.name,
+                serial=planned.serial,
+                profile=planned.profile.name,
+                address=phone.address,
+                control=str(folders.home / "control"),
+                pid=os.getpid(),
+                sandboxed=machine.sandboxed,
+            )
+            registry = settings.home / f"{planned.name}.json"
+            _write_whole(registry, record.to_json() + "\n")
+            stack.callback(registry.unlink, missing_ok=True)
+            on_running(record)
+        await stop.wait()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def running_phones(home: Path) -> list[PhoneRecord]:
+    """Phones whose launcher lives, by name."""
+    found: list[PhoneRecord] = []
+    for path in sorted(home.glob("*.json")):
+        try:
+            record = PhoneRecord.from_json(path.read_text(encoding="utf-8"))
+            os.kill(record.pid, 0)
+        except (OSError, TypeError, ValueError):
+            continue
+        found.append(record)
+    return found

@@ -1,0 +1,366 @@
+"""A virtual phone seen from outside: its cable, its power switch, its screen. adbd runs in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mobifarm.simulator.adbd import cable
+from mobifarm.simulator.adbd.keys import InvalidKey, PublicKey, parse_public_key
+from mobifarm.simulator.machine import Folders, Machine
+from mobifarm.simulator.profile import Profile
+
+log = logging.getLogger(__name__)
+
+Authorisation = Literal["accept", "ask", "deny"]
+
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 10.0
+_LOOPBACK = "127.0.0.1"
+_IDENTITY = ("ro.product.name", "ro.product.model", "ro.product.device")
+
+
+class PhoneError(Exception):
+    """The phone cannot do what was asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneSettings:
+    """``port`` 0 takes a free one; it then stays the phone's port for its whole life."""
+
+    name: str
+    serial: str
+    profile: Profile
+    port: int = 0
+    authorisation: Authorisation = "accept"
+
+
+class Phone:
+    """One virtual phone. All methods belong to one event loop and may be called in any order."""
+
+    def __init__(self, settings: PhoneSettings, folders: Folders, machine: Machine) -> None:
+        self.settings = settings
+        self.folders = folders
+        self.machine = machine
+        self.plugged = True
+        self.hung = False
+        self.adbd_pid = 0
+        self._port = settings.port
+        self._loop = asyncio.get_running_loop()
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: socket.socket | None = None
+        self._listener: socket.socket | None = None
+        self._links: dict[int, socket.socket] = {}
+        self._next_link = 1
+        self._pending: dict[str, PublicKey] = {}
+        self._messages: dict[str, Callable[[dict[str, Any]], None]] = {
+            "ready": self._on_ready,
+            "key_offered": self._on_key_offered,
+            "link_closed": lambda message: self._cut(message["link"]),
+        }
+        self._ready = asyncio.Event()
+        self._switching = asyncio.Lock()
+
+    @property
+    def address(self) -> str:
+        """Where hosts find the phone: ``tcp:127.0.0.1:PORT``."""
+        return f"tcp:{_LOOPBACK}:{self._port}"
+
+    @property
+    def powered(self) -> bool:
+        """True while adbd's process lives."""
+        return self._process is not None and self._process.returncode is None
+
+    def status(self) -> dict[str, Any]:
+        """What the control socket tells."""
+        return {
+            "name": self.settings.name,
+            "serial": self.settings.serial,
+            "profile": self.settings.profile.name,
+            "address": self.address,
+            "powered": self.powered,
+            "plugged": self.plugged,
+            "hung": self.hung,
+            "sandboxed": self.machine.sandboxed,
+            "links": len(self._links),
+            "adbd_pid": self.adbd_pid,
+            "pending_keys": [f"{key.fingerprint} {key.name}" for key in self._pending.values()],
+        }
+
+    async def power_on(self) -> None:
+        """Boot; returns when adbd serves. Raises :class:`PhoneError` where it does not start."""
+        async with self._switching:
+            if self.powered:
+                return
+            await self._forget_process()
+            await self._start()
+            if self.plugged:
+                self._listen()
+
+    async def power_off(self) -> None:
+        """Kill every process of the phone; its files stay."""
+        async with self._switching:
+            self._stop_listening()
+            await self._stop()
+
+    def plug(self) -> None:
+        """Connect the cable: listen on the phone's port again."""
+        self.plugged = True
+        if self.powered:
+            self._listen()
+
+    def unplug(self) -> None:
+        """Pull the cable: cut every link and listen no more. The phone runs on."""
+        self.plugged = False
+        self._stop_listening()
+        for number in list(self._links):
+            self._cut(number)
+
+    def hang(self) -> None:
+        """Stop adbd: connections are taken and stay open, nothing answers."""
+        self._signal(signal.SIGSTOP)
+        self.hung = True
+
+    def resume(self) -> None:
+        """Let a hung adbd go on."""
+        if self.hung:
+            self._signal(signal.SIGCONT)
+        self.hung = False
+
+    def authorise(self) -> int:
+        """Accept every key that waits on the phone's screen; how many there were."""
+        pending = list(self._pending.values())
+        for key in pending:
+            self._accept(key)
+        return len(pending)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.powered:
+            raise PhoneError(f"{self.settings.name} is powered off; use power-on first")
+        os.kill(self.adbd_pid, number)
+
+    # -- power ------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        profile = self.settings.profile
+        properties = profile.phone_properties(self.settings.serial)
+        self.folders.create(properties)
+        view = self.machine.prepare(self.folders)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        information, information_theirs = os.pipe()
+        try:
+            with open(self.folders.log, "ab") as output:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self.machine.command(self.folders, theirs.fileno(), information_theirs),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(theirs.fileno(), information_theirs),
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(information)
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(information_theirs)
+        ours.setblocking(False)
+        self._channel = ours
+        self._ready.clear()
+        self._loop.add_reader(ours, self._on_message)
+        configure = {
+            "type": "configure",
+            "identity": {name: properties[name] for name in _IDENTITY},
+            "shell": view.shell,
+            "directory": view.directory,
+            "root": view.root,
+            "environment": dict(view.environment),
+            "known_keys": self._read_keys(),
+        }
+        cable.send(ours, configure)
+        ready = self._loop.create_task(self._ready.wait())
+        exited = self._loop.create_task(self._process.wait())
+        try:
+            await asyncio.wait({ready, exited}, timeout=_START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                await self._stop()
+                raise PhoneError(
+                    f"{self.settings.name} did not start; its log {self.folders.log} says: {self._log_tail()}"
+                )
+            self.adbd_pid = self._read_adbd_pid(information)
+        finally:
+            os.close(information)
+            ready.cancel()
+            exited.cancel()
+
+    def _read_adbd_pid(self, information: int) -> int:
+        if self._process is None:
+            raise PhoneError(f"{self.settings.name} is powered off")
+        if not self.machine.sandboxed:
+            return self._process.pid
+        # adbd has already spoken, so the sandbox wrote this before.
+        match = re.search(rb'"child-pid"\s*:\s*(\d+)', os.read(information, 4096))
+        if match is None:
+            raise PhoneError("the sandbox did not tell adbd's process identifier")
+        return int(match.group(1))
+
+    async def _stop(self) -> None:
+        if self.powered and self._process is not None:
+            if self.hung:
+                self.resume()
+            if self.machine.sandboxed and self.adbd_pid:
+                # adbd is process 1 of its namespace: the kernel ends the others with it.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.adbd_pid, signal.SIGKILL)
+            else:
+                # Without its cable adbd ends, and ends its descendants first.
+                self._close_channel()
+            try:
+                await asyncio.wait_for(self._process.wait(), _STOP_TIMEOUT_S)
+            except TimeoutError:
+                log.error("%s did not power off in %g s; killing it", self.settings.name, _STOP_TIMEOUT_S)
+                self._process.kill()
+                await self._process.wait()
+        await self._forget_process()
+
+    async def _forget_process(self) -> None:
+        self._close_channel()
+        for number in list(self._links):
+            self._cut(number)
+        self._pending.clear()
+        self._process = None
+        self.adbd_pid = 0
+        self.hung = False
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
+            self._channel = None
+
+    def _log_tail(self) -> str:
+        with open(self.folders.log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 500))
+            return file.read().decode(errors="replace").strip() or "(empty)"
+
+    # -- cable ------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if self._listener is not None:
+            return
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((_LOOPBACK, self._port))
+            listener.listen(16)
+        except OSError as error:
+            listener.close()
+            raise PhoneError(
+                f"{self.settings.name} cannot listen on {_LOOPBACK}:{self._port} ({error.strerror}); "
+                "choose another --port, or 0 for a free one"
+            ) from error
+        listener.setblocking(False)
+        self._port = listener.getsockname()[1]
+        self._listener = listener
+        self._loop.add_reader(listener, self._accept_link)
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept_link(self) -> None:
+        if self._listener is None:
+            return
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        number = self._next_link
+        self._next_link += 1
+        if self._tell({"type": "link", "link": number}, connection.fileno()):
+            self._links[number] = connection
+        else:
+            connection.close()
+
+    def _cut(self, number: int) -> None:
+        connection = self._links.pop(number, None)
+        if connection is not None:
+            # adbd holds the same connection; closing our copy alone would leave it open.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    # -- messages ---------------------------------------------------------------------------------------------
+
+    def _tell(self, message: dict[str, Any], descriptor: int | None = None) -> bool:
+        if self._channel is None:
+            return False
+        try:
+            cable.send(self._channel, message, descriptor)
+        except OSError as error:
+            log.warning("%s does not take messages: %s", self.settings.name, error)
+            return False
+        return True
+
+    def _on_message(self) -> None:
+        if self._channel is None:
+            return
+        try:
+            received = cable.receive(self._channel)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            received = None
+        if received is None:
+            self._on_crash()
+            return
+        message, _ = received
+        self._messages[message["type"]](message)
+
+    def _on_ready(self, message: dict[str, Any]) -> None:
+        self._ready.set()
+
+    def _on_crash(self) -> None:
+        """adbd ended by itself: the phone is off until it is switched on again."""
+        self._stop_listening()
+        self._close_channel()
+        for number in list(self._links):
+            self._cut(number)
+
+    # -- screen -----------------------------------------------------------------------------------------------
+
+    def _on_key_offered(self, message: dict[str, Any]) -> None:
+        try:
+            key = parse_public_key(message["key"])
+        except InvalidKey:
+            return
+        if self.settings.authorisation == "accept":
+            self._accept(key)
+        elif self.settings.authorisation == "ask":
+            self._pending[key.encoded] = key
+
+    def _accept(self, key: PublicKey) -> None:
+        self._pending.pop(key.encoded, None)
+        line = f"{key.encoded} {key.name}"
+        if line not in self._read_keys():
+            with open(os.open(self.folders.keys, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+                file.write(line + "\n")
+        self._tell({"type": "authorised", "key": line})
+
+    def _read_keys(self) -> list[str]:
+        try:
+            return self.folders.keys.read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            return []
