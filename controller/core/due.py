@@ -12,8 +12,8 @@ from mobifarm.controller.core.state import Attempt, FarmState
 class LeaseSettings:
     """How long leases last.
 
-    ``lost_grace_s``: how long a lease waits for a phone that went away. ``attempt_limit_s``: how long an attempt may
-    take, from its lease on; waiting in the queue does not count, being unplugged does.
+    ``lost_grace_s``: how long a lease waits for a phone that went away. ``attempt_limit_s``: how long an
+    attempt may take, from its lease on; waiting in the queue does not count, being unplugged does.
     """
 
     lost_grace_s: float = 120.0

@@ -135,7 +135,7 @@ class DeviceReleased:
 
 @dataclass(frozen=True, slots=True)
 class JobSubmitted:
-    """``priority``: higher runs first. ``attempt_limit``: leases per trial, at least 1, then it is abandoned."""
+    """``priority``: higher runs first. ``attempt_limit``: leases per trial before it is abandoned, >= 1."""
 
     at: float
     job_id: str

@@ -1,7 +1,7 @@
 """The farm's rules: what each event changes, and what is to be done about it.
 
-``step`` either raises before it has changed anything or applies the whole event, so the order for a controller
-is: step, append to the log, wait until that is durable, run the commands. Two kinds of events are told apart:
+``step`` either raises before it has changed anything or applies the whole event, so a controller steps,
+appends the event to the log, waits until that is durable, and runs the commands. Two kinds of events:
 
 * decisions of the controller (a job, a lease) must fit the state; one that does not is a :class:`Bug`;
 * news from phones may be late, doubled or stale; what no longer matters is ignored, and a result whose lease
@@ -48,7 +48,7 @@ from mobifarm.controller.errors import Bug
 
 Commands = tuple[Command, ...]
 
-# A phone's word is untrusted: no single report may push the tokens of later leases towards what the wire can carry.
+# A phone's word is untrusted: no report may push the tokens of later leases near the end of uint64.
 FENCING_TOKEN_STEP_LIMIT: Final = 2**32
 
 

@@ -1,0 +1,135 @@
+"""Reading the farm's store while a controller writes to it, or while none runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from mobifarm.controller.core.events import Event, decode
+from mobifarm.controller.core.views import AttemptView, DeviceView, JobView, TrialView
+from mobifarm.controller.errors import UserError
+from mobifarm.controller.store.schema import open_for_reading
+
+View = TypeVar("View", JobView, TrialView, AttemptView, DeviceView)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultView:
+    """The one result of a trial with the attempt and the phone that it came from; ``at`` is unix time."""
+
+    failed: bool  # by the workload's fault
+    result: dict[str, Any]
+    trial_id: str
+    label: str
+    attempt_id: str
+    attempts: int  # how many the trial took
+    device_id: str
+    serial: str
+    fingerprint: str
+    execution: str
+    measurement_epoch: int
+    at: float
+
+
+class StoreReader:
+    """A read-only view of a store; every call sees the latest commit. Use it from one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            UserError: there is no store there, or a newer MobiFarm wrote it.
+            HostError: the file cannot be read.
+        """
+        self._connection = open_for_reading(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
+        """Numbered events after the given number, in order, without payloads and results."""
+        rows = self._connection.execute("SELECT seq, body FROM events WHERE seq > ? ORDER BY seq", (after,))
+        for seq, body in rows:
+            yield seq, decode(json.loads(body))
+
+    def jobs(self) -> list[JobView]:
+        """All jobs, oldest first."""
+        return self._views(JobView, "jobs", "ORDER BY submitted_at, rowid")
+
+    def job(self, job_id: str) -> JobView:
+        """One job.
+
+        Raises:
+            UserError: there is no such job.
+        """
+        found = self._views(JobView, "jobs", "WHERE job_id = ?", job_id)
+        if not found:
+            raise UserError(f"There is no job {job_id}: `mobifarm jobs` lists them.")
+        return found[0]
+
+    def trials(self, job_id: str) -> list[TrialView]:
+        """The job's trials in the order of its plan; UserError where there is no such job."""
+        self.job(job_id)
+        return self._views(TrialView, "trials", "WHERE job_id = ? ORDER BY position", job_id)
+
+    def attempts(self, job_id: str) -> list[AttemptView]:
+        """Every lease of the job's trials, in the order in which they were granted; UserError as above."""
+        self.job(job_id)
+        return self._views(AttemptView, "attempts", "WHERE job_id = ? ORDER BY fencing_token", job_id)
+
+    def devices(self) -> list[DeviceView]:
+        """Every place where a phone was seen, forgotten ones included."""
+        return self._views(DeviceView, "devices", "ORDER BY device_id")
+
+    def results(self, job_id: str) -> Iterator[ResultView]:
+        """The results so far, at most one per trial, in the order of the plan; UserError as above."""
+        self.job(job_id)
+        rows = self._connection.execute(
+            "SELECT results.failed, results.body, results.trial_id, trials.label, results.attempt_id,"
+            " trials.attempts, device_id, serial, fingerprint, execution, measurement_epoch, results.at"
+            " FROM trials JOIN results ON results.trial_id = trials.trial_id"
+            " JOIN attempts ON attempts.attempt_id = results.attempt_id"
+            " WHERE trials.job_id = ? ORDER BY trials.position",
+            (job_id,),
+        )
+        for failed, body, *columns in rows:
+            yield ResultView(bool(failed), json.loads(body), *columns)
+
+    def spec(self, job_id: str) -> dict[str, Any]:
+        """The job's specification as submitted; UserError where there is no such job."""
+        return self._document("SELECT body FROM specs WHERE job_id = ?", job_id, "job")
+
+    def payload(self, trial_id: str) -> dict[str, Any]:
+        """What the trial's phone is to do, as submitted; UserError where there is no such trial."""
+        return self._document("SELECT body FROM payloads WHERE trial_id = ?", trial_id, "trial")
+
+    def properties(self, device_id: str) -> dict[str, Any]:
+        """Android properties of the phone last seen at this place; UserError where none has been ready."""
+        return self._document("SELECT body FROM properties WHERE device_id = ?", device_id, "known phone at")
+
+    def _views(self, view: type[View], table: str, condition: str, *parameters: str) -> list[View]:
+        columns = ", ".join(f'"{field.name}"' for field in fields(view))
+        rows = self._connection.execute(
+            f"SELECT {columns} FROM {table} {condition}",  # noqa: S608 (all parts are constants of this module)
+            parameters,
+        )
+        return [view(*row) for row in rows]
+
+    def _document(self, query: str, id_: str, what: str) -> dict[str, Any]:
+        row = self._connection.execute(query, (id_,)).fetchone()
+        if row is None:
+            raise UserError(f"There is no {what} {id_}.")
+        document: dict[str, Any] = json.loads(row[0])
+        return document
