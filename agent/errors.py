@@ -1,11 +1,11 @@
 """The agent's errors: the class says whose move it is.
 
-    AgentError
-    ├── InputError      the request is wrong; the message says how to mend it   (INVALID_ARGUMENT)
-    ├── BundleError     a model bundle is missing, damaged or of another version (NOT_FOUND / DATA_LOSS)
-    ├── Busy            another attempt runs                                     (RESOURCE_EXHAUSTED)
-    ├── Fenced          a newer lease has been seen                              (FAILED_PRECONDITION)
-    └── Cancelled       the attempt was cancelled
+AgentError
+├── InputError      the request is wrong; the message says how to mend it   (INVALID_ARGUMENT)
+├── BundleError     a model bundle is missing, damaged or of another version (NOT_FOUND / DATA_LOSS)
+├── Busy            another attempt runs                                     (RESOURCE_EXHAUSTED)
+├── Fenced          a newer lease has been seen                              (FAILED_PRECONDITION)
+└── Cancelled       the attempt was cancelled
 """
 
 from __future__ import annotations
@@ -37,3 +37,19 @@ class Fenced(AgentError):
 
 class Cancelled(AgentError):
     """The attempt was cancelled while it ran."""
+
+
+class NotHeld(AgentError):
+    """The agent holds no attempt with this id."""
+
+
+class StillRunning(AgentError):
+    """An attempt has no result yet."""
+
+
+class Stopping(AgentError):
+    """The agent ends and takes no more work."""
+
+
+class InternalError(AgentError):
+    """A fault of the agent itself; its log has the traceback."""

@@ -1,0 +1,149 @@
+"""Between the wire and the editor's plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+import mobifarm
+from mobifarm.agent.editor import types
+from mobifarm.agent.errors import InputError
+from mobifarm.agent.runner import EditJob, FinishedEdit
+from mobifarm.v1 import agent_pb2 as pb
+
+_PHASES = {
+    types.EditPhase.LOADING: pb.EDIT_PHASE_LOADING,
+    types.EditPhase.EVALUATING_BEFORE: pb.EDIT_PHASE_EVALUATING_BEFORE,
+    types.EditPhase.CACHING: pb.EDIT_PHASE_CACHING,
+    types.EditPhase.OPTIMISING: pb.EDIT_PHASE_OPTIMISING,
+    types.EditPhase.EVALUATING_AFTER: pb.EDIT_PHASE_EVALUATING_AFTER,
+}
+_STATUSES = {
+    types.EditStatus.CONVERGED: pb.EDIT_STATUS_CONVERGED,
+    types.EditStatus.STEP_LIMIT: pb.EDIT_STATUS_STEP_LIMIT,
+}
+_KINDS = {
+    types.ProbeKind.EFFICACY: pb.PROBE_KIND_EFFICACY,
+    types.ProbeKind.PARAPHRASE: pb.PROBE_KIND_PARAPHRASE,
+    types.ProbeKind.NEIGHBOURHOOD: pb.PROBE_KIND_NEIGHBOURHOOD,
+    types.ProbeKind.PORTABILITY: pb.PROBE_KIND_PORTABILITY,
+}
+
+
+def job_from_request(request: pb.RunRequest) -> EditJob:
+    """Read a request; raises InputError naming the field that is wrong."""
+    record = request.record
+    return EditJob(
+        bundle_hash=request.bundle_hash,
+        record=types.EditRecord(
+            record_id=record.record_id,
+            subject=record.subject,
+            prompt=record.prompt,
+            target_new=record.target_new,
+            target_true=record.target_true,
+            paraphrases=tuple(record.paraphrases),
+            neighbours=tuple(types.Probe(probe.prompt, probe.answer) for probe in record.neighbours),
+            portability=tuple(types.Probe(probe.prompt, probe.answer) for probe in record.portability),
+        ),
+        method=request.method,
+        settings=settings_from_struct(request.settings),
+        seed=request.seed,
+    )
+
+
+def settings_from_struct(settings: Struct) -> dict[str, Any]:
+    """Plain settings; JSON has one kind of number, so whole ones become int.
+
+    Raises:
+        InputError: a number is not finite.
+    """
+    return {name: _plain(value, name) for name, value in settings.fields.items()}
+
+
+def _plain(value: Value, name: str) -> Any:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            if not math.isfinite(number):
+                raise InputError(f"settings.{name} is {number}: give a finite number")
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "list_value":
+            return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value.list_value.values)]
+        case "struct_value":
+            return {k: _plain(item, f"{name}.{k}") for k, item in value.struct_value.fields.items()}
+        case _:
+            return None
+
+
+def progress_message(progress: types.EditProgress) -> pb.EditProgress:
+    """One sign of life."""
+    return pb.EditProgress(
+        phase=_PHASES[progress.phase],
+        step=progress.step,
+        step_limit=progress.step_limit,
+        loss=progress.loss,
+        target_probability=progress.target_probability,
+        loss_evaluations=progress.loss_evaluations,
+    )
+
+
+def finished_result(attempt_id: str, job: EditJob, finished: FinishedEdit) -> pb.EditResult:
+    """The result of an edit that ran to its end; memory and telemetry are added by the caller."""
+    outcome, cost = finished.outcome, finished.outcome.cost
+    result = empty_result(attempt_id, job, _STATUSES[outcome.status])
+    result.scores.extend(_score(score) for score in outcome.scores)
+    result.cost.steps = cost.steps
+    result.cost.loss_evaluations = cost.loss_evaluations
+    result.cost.token_layers = cost.token_layers
+    result.cost.load_s = finished.load_s
+    result.cost.edit_s = cost.edit_s
+    result.cost.evaluation_s = cost.evaluation_s
+    result.execution.settings_json = finished.settings_json
+    result.execution.settings_hash = hashlib.sha256(finished.settings_json.encode()).hexdigest()
+    result.execution.accelerator = finished.accelerator
+    result.execution.nodes_by_provider.update(finished.nodes_by_provider)
+    result.execution.base_hash = finished.base_hash
+    result.execution.returned_to_base = finished.returned_to_base
+    return result
+
+
+def empty_result(
+    attempt_id: str, job: EditJob, status: pb.EditStatus.ValueType, message: str = ""
+) -> pb.EditResult:
+    """The result of an edit that did not run to its end: what was asked for and how it ended."""
+    return pb.EditResult(
+        attempt_id=attempt_id,
+        status=status,
+        message=message,
+        execution=pb.Execution(
+            bundle_hash=job.bundle_hash, method=job.method, agent_version=mobifarm.__version__
+        ),
+    )
+
+
+def _score(score: types.ProbeScore) -> pb.ProbeScore:
+    return pb.ProbeScore(
+        kind=_KINDS[score.kind],
+        prompt=score.prompt,
+        wanted=score.wanted,
+        other=score.other,
+        wanted_before=_answer(score.wanted_before),
+        wanted_after=_answer(score.wanted_after),
+        other_before=_answer(score.other_before),
+        other_after=_answer(score.other_after),
+    )
+
+
+def _answer(score: types.AnswerScore | None) -> pb.AnswerScore | None:
+    if score is None:
+        return None
+    return pb.AnswerScore(
+        log_probability=score.log_probability, tokens=score.tokens, tokens_argmax=score.tokens_argmax
+    )

@@ -1,0 +1,242 @@
+"""Runs attempts: one at a time in a worker thread, results on disk before anybody hears of them.
+
+An attempt belongs to the phone, not to the call that started it: streams come and go, and only ``cancel``
+or the end of the agent stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import TypeVar
+
+from mobifarm.agent.attempts import Attempt, Attempts, check_id
+from mobifarm.agent.conversion import empty_result, finished_result, job_from_request, progress_message
+from mobifarm.agent.editor.types import EditProgress, Report
+from mobifarm.agent.errors import (
+    AgentError,
+    BundleError,
+    Cancelled,
+    InputError,
+    InternalError,
+    NotHeld,
+    StillRunning,
+    Stopping,
+)
+from mobifarm.agent.feed import Feed
+from mobifarm.agent.fence import Fence
+from mobifarm.agent.journal import Journal
+from mobifarm.agent.memory import peak_rss_bytes, reset_peak_rss
+from mobifarm.agent.runner import BundleSummary, EditJob, EditRunner
+from mobifarm.agent.telemetry import Sampler
+from mobifarm.v1.agent_pb2 import (
+    EDIT_STATUS_CANCELLED,
+    EDIT_STATUS_FAILED,
+    EditResult,
+    RunRequest,
+    RunResponse,
+)
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_log = logging.getLogger(__name__)
+
+
+class Execution:
+    """All attempts of one phone.
+
+    Args:
+        read_sensors: gives one telemetry sample; called from a thread of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        runner: EditRunner,
+        journal: Journal,
+        fence: Fence,
+        read_sensors: Callable[[], dict[str, float]],
+    ) -> None:
+        self._runner = runner
+        self._journal = journal
+        self._fence = fence
+        self._read_sensors = read_sensors
+        self._attempts = Attempts(journal.load())
+        self._feeds: dict[str, Feed] = {}
+        self._admission = asyncio.Lock()
+        self._cancel = threading.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        # The edit has a thread of its own so that a bundle check never waits for it.
+        self._edit_thread = ThreadPoolExecutor(1, "edit")
+        self._threads = ThreadPoolExecutor(2, "files")
+
+    def held(self) -> list[Attempt]:
+        """Attempts that run or wait for their acknowledgement."""
+        return self._attempts.held()
+
+    @property
+    def fencing_token(self) -> int:
+        """The highest one that this phone has seen."""
+        return self._fence.highest
+
+    async def check_bundle(self, bundle_hash: str) -> BundleSummary:
+        """Verify a bundle; raises BundleNotFound, BundleError."""
+        return await self._in_thread(self._runner.check_bundle, bundle_hash)
+
+    async def run(self, request: RunRequest) -> AsyncGenerator[RunResponse, None]:
+        """Start the attempt or attach to it; yields its messages, the result last.
+
+        Raises:
+            InputError, BundleError, Busy, Fenced: nothing was started.
+            InternalError: the edit met a fault of the agent; the result that says so came before.
+            Stopping: the agent ends; the attempt is lost.
+        """
+        async with self._admission:
+            check_id(request.attempt_id)
+            await self._in_thread(self._fence.check, request.fencing_token)
+            attempt = self._attempts.find(request)
+            if attempt is None:
+                job = job_from_request(request)
+                await self._in_thread(self._runner.validate, job)
+                self._refuse_if_stopping()
+                attempt = self._start(request, job)
+            else:
+                attempt.request.fencing_token = request.fencing_token
+            feed = self._feeds.get(attempt.attempt_id)
+        if feed is None:
+            assert attempt.result is not None
+            yield RunResponse(result=attempt.result)
+            return
+        async with aclosing(feed.listen()) as messages:
+            async for message in messages:
+                yield message
+
+    def cancel(self, attempt_id: str) -> None:
+        """Ask a running attempt to stop; a finished one stays as it is. Raises NotHeld."""
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None:
+            raise NotHeld(f"this phone holds no attempt {attempt_id!r}: nothing is left to cancel")
+        if attempt.result is None:
+            self._cancel.set()
+
+    async def acknowledge(self, attempt_id: str) -> None:
+        """Forget a finished attempt; one that is not held was acknowledged before. Raises StillRunning."""
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None:
+            return
+        if attempt.result is None:
+            raise StillRunning(
+                f"attempt {attempt_id} is still running: acknowledge it once its result is stored"
+            )
+        # The disk first: after a crash in between, the result is offered again rather than lost in one place.
+        await self._in_thread(self._journal.remove, attempt_id)
+        self._attempts.drop(attempt_id)
+
+    async def stop(self, within_s: float) -> bool:
+        """Stop the running attempt; False where the editor did not end in time and its thread lives on."""
+        self._stopping = True
+        self._cancel.set()
+        ended = True
+        if self._task is not None:
+            _, pending = await asyncio.wait({self._task}, timeout=within_s)
+            ended = not pending
+        for feed in self._feeds.values():
+            feed.close(None, Stopping("the agent is stopping and the attempt is lost: send it again"))
+        self._edit_thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        return ended
+
+    def _start(self, request: RunRequest, job: EditJob) -> Attempt:
+        attempt = self._attempts.start(request)
+        feed = self._feeds[attempt.attempt_id] = Feed()
+        self._cancel.clear()
+        self._task = asyncio.create_task(self._carry_out(attempt, job, feed))
+        return attempt
+
+    async def _carry_out(self, attempt: Attempt, job: EditJob, feed: Feed) -> None:
+        loop = asyncio.get_running_loop()
+        sampler = Sampler(self._read_sensors, lambda batch: _call(loop, feed.telemetry, batch))
+
+        def report(progress: EditProgress) -> None:
+            _call(loop, feed.progress, progress_message(progress))
+
+        result: EditResult | None = None
+        error: AgentError | None = None
+        try:
+            result, error = await loop.run_in_executor(
+                self._edit_thread, self._perform, attempt, job, sampler, report
+            )
+        except BundleError as damaged:
+            error = damaged
+        except Exception:
+            _log.exception("attempt %s could not be carried out", attempt.attempt_id)
+            error = InternalError("the agent failed around the edit; its log on the phone has the details")
+        if result is None:
+            self._attempts.drop(attempt.attempt_id)
+        else:
+            self._attempts.finish(attempt.attempt_id, result)
+        del self._feeds[attempt.attempt_id]
+        feed.close(result, error)
+
+    def _perform(
+        self, attempt: Attempt, job: EditJob, sampler: Sampler, report: Report
+    ) -> tuple[EditResult | None, AgentError | None]:
+        """In the edit's thread: the result, already on disk; and the agent's own fault if there was one."""
+        was_reset = reset_peak_rss()
+        sampler.start()
+        try:
+            result, error = self._edit(attempt.attempt_id, job, report)
+        finally:
+            telemetry = sampler.stop()
+        if result is None:
+            return None, error
+        result.telemetry.CopyFrom(telemetry)
+        result.cost.peak_rss_bytes = peak_rss_bytes() or 0
+        result.cost.peak_rss_reset = was_reset
+        try:
+            self._journal.write(attempt.request, result)
+        except OSError:
+            # Kept in memory: worth more than nothing, and the farm usually listens.
+            _log.exception("the result of attempt %s is not on disk", attempt.attempt_id)
+        return result, error
+
+    def _edit(
+        self, attempt_id: str, job: EditJob, report: Report
+    ) -> tuple[EditResult | None, AgentError | None]:
+        try:
+            finished = self._runner.run(job, report=report, cancelled=self._cancel.is_set)
+            return finished_result(attempt_id, job, finished), None
+        except Cancelled:
+            if self._stopping:
+                return None, Stopping("the agent is stopping and the attempt is lost: send it again")
+            return empty_result(attempt_id, job, EDIT_STATUS_CANCELLED, "cancelled on request"), None
+        except InputError as error:
+            return empty_result(attempt_id, job, EDIT_STATUS_FAILED, str(error)), None
+        except BundleError:
+            raise
+        except Exception as error:
+            _log.exception("attempt %s met an error in the editor", attempt_id)
+            message = (
+                f"internal error in the editor ({type(error).__name__}): see the agent's log on the phone"
+            )
+            return empty_result(attempt_id, job, EDIT_STATUS_FAILED, message), InternalError(message)
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping:
+            raise Stopping("the agent is stopping: start it again and send the attempt again")
+
+    async def _in_thread(self, function: Callable[[_T], _R], argument: _T) -> _R:
+        self._refuse_if_stopping()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, argument)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], argument: object) -> None:
+    try:
+        loop.call_soon_threadsafe(function, argument)
+    except RuntimeError:  # the loop is closed: the agent ends and nobody listens any more
+        _log.debug("dropped a message of an attempt at the agent's end")

@@ -1,0 +1,66 @@
+"""What the service needs from an editor. The real one is in ``mobifarm.agent.model_runner``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mobifarm.agent.editor.types import EditOutcome, EditRecord, Report
+
+
+@dataclass(frozen=True, slots=True)
+class EditJob:
+    """One edit to do."""
+
+    bundle_hash: str
+    record: EditRecord
+    method: str
+    settings: Mapping[str, Any]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSummary:
+    """A bundle whose files are what its manifest says."""
+
+    bundle_hash: str
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEdit:
+    """An outcome with the proof of how it came about.
+
+    Attributes:
+        load_s: seconds to bring the bundle into memory, 0 where it was there already.
+        settings_json: the complete settings, defaults included, as canonical JSON.
+        nodes_by_provider: graph nodes by execution provider, from a profiling trace.
+        base_hash: sha256 over what an edit could change, after the edit was undone.
+        returned_to_base: whether it equals the one before the edit.
+    """
+
+    outcome: EditOutcome
+    load_s: float
+    settings_json: str
+    nodes_by_provider: Mapping[str, int]
+    base_hash: str
+    returned_to_base: bool
+    accelerator: str = "cpu"
+
+
+class EditRunner(Protocol):
+    """Does edits; called from worker threads, ``run`` never twice at a time."""
+
+    def check_bundle(self, bundle_hash: str) -> BundleSummary:
+        """Verify a bundle file by file. Raises BundleNotFound, BundleError."""
+        ...
+
+    def validate(self, job: EditJob) -> None:
+        """Find out whether ``job`` can be done, without doing it. Raises InputError, BundleError."""
+        ...
+
+    def run(self, job: EditJob, *, report: Report, cancelled: Callable[[], bool]) -> FinishedEdit:
+        """Do the edit, measure it, undo it. Raises Cancelled, InputError, BundleError."""
+        ...

@@ -1,0 +1,111 @@
+"""Puts the agent together, announces it, and takes it down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+
+import mobifarm
+from mobifarm.agent.errors import AgentError
+from mobifarm.agent.execution import Execution
+from mobifarm.agent.fence import Fence
+from mobifarm.agent.home import AgentHome, default_address
+from mobifarm.agent.journal import Journal
+from mobifarm.agent.model_runner import ModelRunner
+from mobifarm.agent.properties import read_properties
+from mobifarm.agent.runner import EditRunner
+from mobifarm.agent.sensors import memory_total_bytes, probe
+from mobifarm.agent.service import AgentServer, AgentService, Identity
+from mobifarm.agent.telemetry import boottime_ns
+
+_log = logging.getLogger(__name__)
+
+
+class AddressError(AgentError):
+    """The agent cannot listen where it was told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Options of one start.
+
+    Attributes:
+        address: where to listen; None takes an abstract socket named after the phone.
+        sys_root: folder that holds ``sys`` and ``proc``.
+        threads: processor threads of the editor; None takes every processor.
+        stop_s: how long a stop may wait for the running edit.
+    """
+
+    address: str | None
+    sys_root: Path
+    threads: int | None
+    stop_s: float
+
+
+async def serve(home: AgentHome, settings: Settings, runner: EditRunner | None = None) -> bool:
+    """Serve until SIGTERM or SIGINT; ``home`` is taken already.
+
+    Args:
+        runner: does the edits; the model bundles' own by default.
+
+    Returns:
+        Whether everything ended; False where a running edit did not stop in time.
+
+    Raises:
+        AddressError: the address cannot be had.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    properties = read_properties()
+    sensors = probe(settings.sys_root)
+    cpu_count = len(os.sched_getaffinity(0))
+    identity = Identity(
+        session_id=secrets.token_hex(16),
+        properties=properties,
+        sensors=sensors.descriptions,
+        cpu_count=cpu_count,
+        memory_total_bytes=memory_total_bytes(settings.sys_root) or 0,
+        onnxruntime_version=onnxruntime.__version__,
+    )
+    execution = Execution(
+        runner=runner or ModelRunner(home.bundles, threads=settings.threads or cpu_count),
+        journal=Journal(home.journal),
+        fence=Fence(home.fencing_token),
+        read_sensors=sensors.read,
+    )
+    server = AgentServer(AgentService(execution, identity), home.make_token())
+    address = settings.address or default_address(home.root, properties.get("ro.serialno", ""))
+    try:
+        port = await server.start(address)
+    except RuntimeError:
+        raise AddressError(
+            f"the agent cannot listen on {address}: it is taken or not allowed here, give another --address"
+        ) from None
+    if address.startswith("127."):
+        address = f"127.0.0.1:{port}"
+    home.announce(
+        address=address,
+        agent_version=mobifarm.__version__,
+        session_id=identity.session_id,
+        started_boottime_ns=boottime_ns(),
+    )
+    _log.info("version %s listens on %s", mobifarm.__version__, address)
+    print(f"listening on {address}", flush=True)
+
+    await stop.wait()
+    _log.info("stopping")
+    home.withdraw()
+    await server.refuse()
+    ended = await execution.stop(settings.stop_s)
+    await server.stop(1.0)
+    return ended

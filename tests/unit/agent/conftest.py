@@ -1,0 +1,97 @@
+"""An editor that does what a test tells it, for everything around the real one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mobifarm.agent.editor.types import (
+    AnswerScore,
+    EditCost,
+    EditOutcome,
+    EditPhase,
+    EditProgress,
+    EditStatus,
+    ProbeKind,
+    ProbeScore,
+    Report,
+)
+from mobifarm.agent.errors import BundleNotFound, Cancelled, InputError
+from mobifarm.agent.runner import BundleSummary, EditJob, FinishedEdit
+from mobifarm.v1.agent_pb2 import EditRecord, RunRequest
+
+
+class ScriptedRunner:
+    """Reports one step, waits until the test lets it go, then does what ``act`` says."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.act: Callable[[], None] = lambda: None
+        self.runs: list[str] = []
+        self.running = 0
+        self.most_running = 0
+
+    def check_bundle(self, bundle_hash: str) -> BundleSummary:
+        if bundle_hash != "b":
+            raise BundleNotFound(f"no bundle {bundle_hash}")
+        return BundleSummary(bundle_hash, "tiny", 12)
+
+    def validate(self, job: EditJob) -> None:
+        self.check_bundle(job.bundle_hash)
+        if job.method != "forward":
+            raise InputError(f"unknown method {job.method!r}")
+
+    def run(self, job: EditJob, *, report: Report, cancelled: Callable[[], bool]) -> FinishedEdit:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        self.runs.append(job.record.record_id)
+        try:
+            report(EditProgress(EditPhase.OPTIMISING, step=1, step_limit=2, loss=1.5))
+            self.started.set()
+            while not self.go_on.wait(0.005):
+                if cancelled():
+                    raise Cancelled
+            if cancelled():
+                raise Cancelled
+            self.act()
+        finally:
+            self.running -= 1
+        score = AnswerScore(-0.5, 1, 1)
+        outcome = EditOutcome(
+            EditStatus.CONVERGED,
+            EditCost(steps=2, loss_evaluations=32, token_layers=640, edit_s=0.5, evaluation_s=0.25),
+            (
+                ProbeScore(ProbeKind.EFFICACY, "p", "new", "true", score, score, score, score),
+                ProbeScore(ProbeKind.PORTABILITY, "q", "answer", "", score, score, None, None),
+            ),
+        )
+        return FinishedEdit(outcome, 0.125, '{"steps":2}', {"CPUExecutionProvider": 9}, "base", True)
+
+
+def make_request(attempt_id: str = "a", token: int = 1, **changes: Any) -> RunRequest:
+    request = RunRequest(
+        attempt_id=attempt_id,
+        fencing_token=token,
+        bundle_hash="b",
+        method="forward",
+        record=EditRecord(
+            record_id="r", subject="Ada", prompt="Ada lives in", target_new="Rome", target_true="London"
+        ),
+    )
+    request.MergeFrom(RunRequest(**changes))
+    return request
+
+
+@pytest.fixture
+def runner() -> ScriptedRunner:
+    return ScriptedRunner()
+
+
+@pytest.fixture
+def new_request() -> Callable[..., RunRequest]:
+    return make_request
