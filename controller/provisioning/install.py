@@ -1,0 +1,171 @@
+"""Files that the agent needs on the phone: its runtime and its model bundles.
+
+Both are named by their hash and appear under that name only when complete, so whatever is there can be used
+and whatever was interrupted is not seen.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mobifarm.controller.errors import DeviceError, UserError
+from mobifarm.controller.provisioning.phone import check_space, checksums_below, file_checksum, run
+from mobifarm.controller.provisioning.runtime import Archive, Runtime
+from mobifarm.controller.transport.interface import DeviceTransport
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes that are done and the bytes in all."""
+
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+# Unpacked files take about three times the archive's space, and the archive lies beside them meanwhile.
+_UNPACKED_FACTOR: Final = 4
+_RESERVE_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What an installation did."""
+
+    pushed_bytes: int
+    skipped_bytes: int
+
+
+def runtime_folder(home: str, archive: Archive) -> str:
+    """Where an archive of the runtime is unpacked on the phone."""
+    return f"{home}/runtime/{archive.hash}"
+
+
+def install_runtime(
+    transport: DeviceTransport, home: str, runtime: Runtime, progress: Progress | None = None
+) -> Installed:
+    """Push and unpack the archives of ``runtime`` that the phone does not have.
+
+    Raises:
+        DeviceError: no space, the archive arrived damaged, or the phone cannot unpack it.
+        LinkLost: the link went away; what was complete stays.
+    """
+    archives = [runtime.python, runtime.agent]
+    missing = [archive for archive in archives if not _is_complete(transport, runtime_folder(home, archive))]
+    total = sum(archive.size_bytes for archive in archives)
+    to_push = sum(archive.size_bytes for archive in missing)
+    if missing:
+        check_space(transport, home, _UNPACKED_FACTOR * to_push + _RESERVE_BYTES)
+    done = total - to_push
+    for archive in missing:
+        _unpack_on_phone(transport, home, archive)
+        done += archive.size_bytes
+        if progress:
+            progress(done, total)
+    return Installed(pushed_bytes=to_push, skipped_bytes=total - to_push)
+
+
+def remove_other_runtimes(transport: DeviceTransport, home: str, runtime: Runtime) -> None:
+    """Delete all unpacked archives but those of ``runtime``; call when no older agent runs any more."""
+    keep = "|".join([runtime.python.hash, runtime.agent.hash])
+    script = (
+        f"cd {shlex.quote(home)}/runtime && for entry in * .new-* .push-*; do "
+        f'case "$entry" in {keep}) ;; *) rm -rf -- "$entry" ;; esac; done'
+    )
+    run(transport, script, "remove older runtimes", timeout_s=120)
+
+
+def install_bundle(
+    transport: DeviceTransport,
+    home: str,
+    bundle_dir: Path,
+    bundle_hash: str,
+    progress: Progress | None = None,
+) -> Installed:
+    """Bring a model bundle to ``home``/bundles/``bundle_hash``, pushing only files that differ there.
+
+    Files are compared by the SHA-256 of their content on both ends, and again after the push.
+
+    Args:
+        transport: link to the phone.
+        home: the farm's folder on the phone.
+        bundle_dir: the bundle's folder on this host.
+        bundle_hash: SHA-256 of the bundle's manifest, hex; names the bundle on the phone.
+        progress: called after each file.
+
+    Raises:
+        UserError: ``bundle_dir`` holds no bundle.
+        DeviceError: no space, or a file arrived damaged.
+        LinkLost: the link went away; whole files that arrived are not pushed again.
+    """
+    if not _HASH.fullmatch(bundle_hash):
+        raise UserError(f"{bundle_hash!r} is not the hash of a model bundle")
+    sources = {
+        str(path.relative_to(bundle_dir)): path for path in sorted(bundle_dir.rglob("*")) if path.is_file()
+    }
+    if not sources:
+        raise UserError(f"there is no model bundle in {bundle_dir}; build it with `mobifarm models build`")
+    wanted = {name: file_checksum(path) for name, path in sources.items()}
+    sizes = {name: path.stat().st_size for name, path in sources.items()}
+    total = sum(sizes.values())
+    final = f"{home}/bundles/{bundle_hash}"
+    if checksums_below(transport, final) == wanted:
+        if progress:
+            progress(total, total)
+        return Installed(pushed_bytes=0, skipped_bytes=total)
+
+    staging = f"{home}/bundles/.new-{bundle_hash}"
+    # A folder under the final name that differs is damaged; its good files are not worth telling apart.
+    run(
+        transport, f"rm -rf {shlex.quote(final)}; mkdir -p {shlex.quote(staging)}", "make the bundle's folder"
+    )
+    there = checksums_below(transport, staging)
+    missing = [name for name in sources if there.get(name) != wanted[name]]
+    to_push = sum(sizes[name] for name in missing)
+    check_space(transport, home, to_push + _RESERVE_BYTES)
+    done = total - to_push
+    for name in missing:
+        transport.push(sources[name], f"{staging}/{name}")
+        done += sizes[name]
+        if progress:
+            progress(done, total)
+    if superfluous := sorted(there.keys() - wanted.keys()):
+        names = " ".join(shlex.quote(f"{staging}/{name}") for name in superfluous)
+        run(transport, f"rm -f -- {names}", "remove files of another bundle")
+    if checksums_below(transport, staging) != wanted:
+        run(transport, f"rm -rf {shlex.quote(staging)}", "remove a damaged bundle")
+        raise DeviceError(
+            f"{transport.address}: the model bundle arrived damaged; check the cable, then retry"
+        )
+    run(transport, f"mv {shlex.quote(staging)} {shlex.quote(final)}", "put the bundle in its place")
+    return Installed(pushed_bytes=to_push, skipped_bytes=total - to_push)
+
+
+def remove_other_bundles(transport: DeviceTransport, home: str, keep: Iterable[str]) -> None:
+    """Delete the model bundles on the phone whose hashes are not in ``keep``."""
+    hashes = [bundle_hash for bundle_hash in keep if _HASH.fullmatch(bundle_hash)]
+    pattern = "|".join(hashes) or "''"
+    script = (
+        f"cd {shlex.quote(home)}/bundles 2>/dev/null || exit 0; for entry in *; do "
+        f'case "$entry" in {pattern}) ;; *) rm -rf -- "$entry" ;; esac; done'
+    )
+    run(transport, script, "remove older model bundles", timeout_s=120)
+
+
+def _is_complete(transport: DeviceTransport, folder: str) -> bool:
+    return transport.shell(f"test -f {shlex.quote(folder)}/.complete").exit_code == 0
+
+
+def _unpack_on_phone(transport: DeviceTransport, home: str, archive: Archive) -> None:
+    pushed, new = f".push-{archive.hash}.tar.gz", f".new-{archive.hash}"
+    transport.push(archive.path, f"{home}/runtime/{pushed}")
+    script = f"sha256sum {shlex.quote(home)}/runtime/{pushed}"
+    arrived = run(transport, script, "checksum the runtime", timeout_s=120).stdout
+    if arrived.split(maxsplit=1)[:1] != [archive.hash]:
+        raise DeviceError(
+            f"{transport.address}: the agent's runtime arrived damaged; check the cable, then retry"
+        )
+    script = (
+        f"cd {shlex.quote(home)}/runtime && rm -rf {new} {archive.hash} && mkdir {new} && "
+        f"tar -xzf {pushed} -C {new} && : > {new}/.complete && mv {new} {archive.hash} && rm -f {pushed}"
+    )
+    run(transport, script, "unpack the agent's runtime", timeout_s=300)
