@@ -46,10 +46,11 @@ def run(
 
     from mobifarm.simulator.control import PhoneRecord
     from mobifarm.simulator.launcher import LaunchSettings, default_home, run_phones
-    from mobifarm.simulator.phone import PhoneError
-    from mobifarm.simulator.profile import UnknownProfile
+    from mobifarm.simulator.phone import AUTHORISATIONS, PhoneError
+    from mobifarm.simulator.profile import UnknownProfileError
 
-    if authorisation not in ("accept", "ask", "deny"):
+    policy = next((known for known in AUTHORISATIONS if known == authorisation), None)
+    if policy is None:
         raise _fail(f"--authorisation is accept, ask or deny, not {authorisation!r}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
 
@@ -63,12 +64,12 @@ def run(
         profiles=tuple(profile or ()),
         port=port,
         unsandboxed=unsandboxed,
-        authorisation=authorisation,
+        authorisation=policy,
         until_stdin_closes=until_stdin_closes,
     )
     try:
         asyncio.run(run_phones(settings, show))
-    except (PhoneError, UnknownProfile) as error:
+    except (PhoneError, UnknownProfileError) as error:
         raise _fail(str(error)) from None
 
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobifarm.simulator.control import ControlServer, PhoneRecord
+from mobifarm.simulator.image import ImageError
 from mobifarm.simulator.machine import Folders, HostMachine, Machine
 from mobifarm.simulator.phone import Authorisation, Phone, PhoneError, PhoneSettings
 from mobifarm.simulator.profile import load_profile, profile_names, serial_of
 from mobifarm.simulator.programs import find_tools
+from mobifarm.simulator.sandbox import SandboxMachine, SandboxUnavailableError, find_bubblewrap
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class LaunchSettings:
 
 
 def plan_phones(settings: LaunchSettings) -> list[PhoneSettings]:
-    """Names, serials and ports of the phones to run. Raises UnknownProfile."""
+    """Names, serials and ports of the phones to run. Raises UnknownProfileError."""
     profiles = list(settings.profiles) or ["pixel-8", *(n for n in profile_names() if n != "pixel-8")]
     planned: list[PhoneSettings] = []
     for index in range(settings.count):
@@ -54,9 +56,16 @@ def plan_phones(settings: LaunchSettings) -> list[PhoneSettings]:
     return planned
 
 
-def choose_machine(unsandboxed: bool) -> Machine:
-    """The sandbox where it works, else the host itself."""
-    return HostMachine(find_tools())
+def choose_machine(home: Path, unsandboxed: bool) -> Machine:
+    """The sandbox where it works, else (with a warning) the host itself."""
+    tools = find_tools()
+    if unsandboxed:
+        return HostMachine(tools)
+    try:
+        return SandboxMachine(find_bubblewrap(), tools, home)
+    except (SandboxUnavailableError, ImageError) as error:
+        log.warning("no sandbox: %s", error)
+        return HostMachine(tools)
 
 
 @contextlib.contextmanager
@@ -79,11 +88,17 @@ async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     if settings.until_stdin_closes:
-        loop.add_reader(sys.stdin.fileno(), lambda: os.read(0, 4096) or stop.set())
-    machine = choose_machine(settings.unsandboxed)
+
+        def read_lifeline() -> None:
+            if not os.read(sys.stdin.fileno(), 4096):
+                loop.remove_reader(sys.stdin.fileno())
+                stop.set()
+
+        loop.add_reader(sys.stdin.fileno(), read_lifeline)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    machine = choose_machine(settings.home, settings.unsandboxed)
     for warning in machine.warnings:
         log.warning("%s", warning)
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with contextlib.AsyncExitStack() as stack:
         for planned in plan_phones(settings):
             folders = Folders(settings.home / planned.name)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from mobifarm.simulator.programs import Tools, format_build_properties, link_applets, write_scripts
 
@@ -42,6 +42,10 @@ class Folders:
     def log(self) -> Path:
         return self.home / "adbd.log"
 
+    def open_log(self) -> BinaryIO:
+        """adbd's log, to append to."""
+        return open(self.log, "ab")
+
     @property
     def keys(self) -> Path:
         """Keys of hosts that were accepted, one a line, as Android's ``adb_keys``."""
@@ -59,7 +63,7 @@ class Folders:
 class ShellView:
     """What adbd tells its shells; paths as the phone sees them."""
 
-    shell: str
+    shell_path: str
     directory: str
     root: str | None
     environment: Mapping[str, str]
@@ -73,6 +77,11 @@ class Machine(Protocol):
 
     @property
     def warnings(self) -> list[str]: ...
+
+    @property
+    def environment(self) -> Mapping[str, str] | None:
+        """What adbd's process starts with; None is this process's own environment."""
+        ...
 
     def prepare(self, folders: Folders) -> ShellView:
         """Write what the phone's root needs. Called before each start."""
@@ -110,6 +119,7 @@ class HostMachine:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
+        self.environment: Mapping[str, str] | None = None
         self.warnings = [
             "this virtual phone is not sandboxed: its shells see the host's files, network and user"
         ]
@@ -134,10 +144,10 @@ class HostMachine:
             toybox.unlink(missing_ok=True)
             toybox.symlink_to(self._tools.toybox)
             link_applets(programs, self._tools.toybox)
-        write_scripts(programs, shell=str(shell), services=str(folders.services))
+        write_scripts(programs, shell_path=str(shell), services=str(folders.services))
         environment = shell_environment(root, f"{programs}:{os.environ.get('PATH', os.defpath)}")
         return ShellView(
-            shell=str(shell),
+            shell_path=str(shell),
             directory=root,
             root=root,
             environment={**environment, "MOBIFARM_SYS_ROOT": root},

@@ -1,4 +1,4 @@
-"""A virtual phone seen from outside: its cable, its power switch, its screen. adbd runs in another process."""
+"""A virtual phone seen from outside: its cable, power switch and screen. adbd runs in another process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mobifarm.simulator.adbd import cable
-from mobifarm.simulator.adbd.keys import InvalidKey, PublicKey, parse_public_key
+from mobifarm.simulator.adbd.keys import KeyFormatError, PublicKey, parse_public_key
 from mobifarm.simulator.machine import Folders, Machine
 from mobifarm.simulator.profile import Profile
 
 log = logging.getLogger(__name__)
 
 Authorisation = Literal["accept", "ask", "deny"]
+AUTHORISATIONS: tuple[Authorisation, ...] = ("accept", "ask", "deny")
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
@@ -147,7 +148,7 @@ class Phone:
             raise PhoneError(f"{self.settings.name} is powered off; use power-on first")
         os.kill(self.adbd_pid, number)
 
-    # -- power ------------------------------------------------------------------------------------------------
+    # -- power --------------------------------
 
     async def _start(self) -> None:
         profile = self.settings.profile
@@ -157,12 +158,13 @@ class Phone:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         information, information_theirs = os.pipe()
         try:
-            with open(self.folders.log, "ab") as output:
+            with self.folders.open_log() as output:
                 self._process = await asyncio.create_subprocess_exec(
                     *self.machine.command(self.folders, theirs.fileno(), information_theirs),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
+                    env=self.machine.environment,
                     pass_fds=(theirs.fileno(), information_theirs),
                     start_new_session=True,
                 )
@@ -180,7 +182,7 @@ class Phone:
         configure = {
             "type": "configure",
             "identity": {name: properties[name] for name in _IDENTITY},
-            "shell": view.shell,
+            "shell": view.shell_path,
             "directory": view.directory,
             "root": view.root,
             "environment": dict(view.environment),
@@ -252,7 +254,7 @@ class Phone:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 500))
             return file.read().decode(errors="replace").strip() or "(empty)"
 
-    # -- cable ------------------------------------------------------------------------------------------------
+    # -- cable --------------------------------
 
     def _listen(self) -> None:
         if self._listener is not None:
@@ -302,7 +304,7 @@ class Phone:
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
 
-    # -- messages ---------------------------------------------------------------------------------------------
+    # -- messages --------------------------------
 
     def _tell(self, message: dict[str, Any], descriptor: int | None = None) -> bool:
         if self._channel is None:
@@ -339,12 +341,12 @@ class Phone:
         for number in list(self._links):
             self._cut(number)
 
-    # -- screen -----------------------------------------------------------------------------------------------
+    # -- screen --------------------------------
 
     def _on_key_offered(self, message: dict[str, Any]) -> None:
         try:
             key = parse_public_key(message["key"])
-        except InvalidKey:
+        except KeyFormatError:
             return
         if self.settings.authorisation == "accept":
             self._accept(key)

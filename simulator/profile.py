@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 
-class UnknownProfile(ValueError):
+class UnknownProfileError(ValueError):
     """No profile has this name."""
 
 
@@ -113,10 +113,10 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read a profile. Raises :class:`UnknownProfile`; TypeError or KeyError where the file is not a profile."""
+    """Read a profile. Raises :class:`UnknownProfileError`; TypeError or KeyError for a broken file."""
     known = profile_names()
     if name not in known:
-        raise UnknownProfile(f"no phone profile is called {name!r}; choose one of: {', '.join(known)}")
+        raise UnknownProfileError(f"no phone profile is called {name!r}; choose one of: {', '.join(known)}")
     text = (files("mobifarm.simulator") / "profiles" / f"{name}.json").read_text(encoding="utf-8")
     return parse_profile(name, json.loads(text))
 

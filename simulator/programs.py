@@ -35,6 +35,21 @@ else
 fi
 """
 
+_ID = """\
+#!{shell}
+case "${{1-}}" in
+  '') echo "uid=2000(shell) gid=2000(shell) groups=2000(shell)" ;;
+  -u | -g | -G) echo 2000 ;;
+  -un | -gn | -Gn | -nu | -ng | -nG) echo shell ;;
+  *) echo "usage: id [-u|-g|-G] [-n]" >&2; exit 1 ;;
+esac
+"""
+
+_WHOAMI = """\
+#!{shell}
+echo shell
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Tools:
@@ -61,12 +76,20 @@ def applet_names(toybox: Path) -> list[str]:
     return [name for name in output.split() if name != "toybox"]
 
 
-def write_scripts(bin_directory: Path, *, shell: str, services: str) -> None:
-    """Write getprop and dumpsys. ``shell`` and ``services`` are paths as the phone sees them."""
-    for name, text in (("getprop", _GETPROP), ("dumpsys", _DUMPSYS)):
+def write_scripts(
+    bin_directory: Path, *, shell_path: str, services: str, with_identity: bool = False
+) -> None:
+    """Write getprop and dumpsys; the paths are as the phone sees them.
+
+    ``with_identity`` adds id and whoami: a phone has no /etc/passwd, from which toybox's would take names.
+    """
+    scripts = {"getprop": _GETPROP, "dumpsys": _DUMPSYS}
+    if with_identity:
+        scripts |= {"id": _ID, "whoami": _WHOAMI}
+    for name, text in scripts.items():
         script = bin_directory / name
         script.unlink(missing_ok=True)
-        script.write_text(text.format(shell=shell, services=services), encoding="utf-8")
+        script.write_text(text.format(shell=shell_path, services=services), encoding="utf-8")
         script.chmod(0o755)
 
 

@@ -1,4 +1,4 @@
-"""adbd's process: takes links from the cable, serves their streams, reaps what the phone's shells leave behind."""
+"""adbd's process: takes links from the cable, serves their streams, reaps what shells leave behind."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mobifarm.simulator.adbd.link import FEATURES, Link
 from mobifarm.simulator.adbd.processes import Children, adopt_orphans, kill_descendants
 from mobifarm.simulator.adbd.root import PhoneRoot
 from mobifarm.simulator.adbd.shell import ShellSettings, parse_destination, serve_shell
-from mobifarm.simulator.adbd.sockets import Unreachable, is_socket_destination, serve_socket
-from mobifarm.simulator.adbd.stream import Stream, StreamClosed
+from mobifarm.simulator.adbd.sockets import UnreachableError, is_socket_destination, serve_socket
+from mobifarm.simulator.adbd.stream import Stream, StreamClosedError
 from mobifarm.simulator.adbd.sync import serve_sync
 
 log = logging.getLogger("adbd")
@@ -35,7 +35,7 @@ class Configuration:
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Configuration:
-        """Parse the message. Raises KeyError or InvalidKey where it is not what the launcher sends."""
+        """Parse the message. Raises KeyError or KeyFormatError where it is not what the launcher sends."""
         properties = "".join(f"{name}={value};" for name, value in message["identity"].items())
         return cls(
             banner=f"device::{properties}features={FEATURES}".encode(),
@@ -140,7 +140,7 @@ class Daemon:
                 await serve_socket(stream, destination, settings.root)
             else:
                 log.info("no such service: %r", destination[:80])
-        except (StreamClosed, Unreachable):
+        except (StreamClosedError, UnreachableError):
             pass
         except Exception:
             # One broken service must not take the phone down.

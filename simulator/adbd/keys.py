@@ -20,7 +20,7 @@ _STRUCT = struct.Struct(f"<II{_MODULUS_SIZE}s{_MODULUS_SIZE}sI")
 _SHA1_DIGEST_INFO = bytes.fromhex("3021300906052b0e03021a05000414")
 
 
-class InvalidKey(ValueError):
+class KeyFormatError(ValueError):
     """The text is not an ADB public key."""
 
 
@@ -43,20 +43,20 @@ class PublicKey:
 def parse_public_key(data: bytes | bytearray | str) -> PublicKey:
     """Parse the payload of an AUTH packet or a line of an ``adb_keys`` file.
 
-    Raises :class:`InvalidKey` where it is not a 2048-bit key in ADB's format.
+    Raises :class:`KeyFormatError` where it is not a 2048-bit key in ADB's format.
     """
     try:
         text = data if isinstance(data, str) else bytes(data).decode("ascii")
         encoded, _, name = text.rstrip("\0\n").partition(" ")
         raw = base64.b64decode(encoded, validate=True)
     except (UnicodeDecodeError, binascii.Error, ValueError) as error:
-        raise InvalidKey("the key is not base64 text") from error
+        raise KeyFormatError("the key is not base64 text") from error
     if len(raw) != _STRUCT.size:
-        raise InvalidKey(f"the key has {len(raw)} bytes, expected {_STRUCT.size}")
+        raise KeyFormatError(f"the key has {len(raw)} bytes, expected {_STRUCT.size}")
     words, _, modulus, _, exponent = _STRUCT.unpack(raw)
     number = int.from_bytes(modulus, "little")
     if words != _WORDS or number.bit_length() != 8 * _MODULUS_SIZE or exponent not in (3, 65537):
-        raise InvalidKey("the key is not a 2048-bit RSA key")
+        raise KeyFormatError("the key is not a 2048-bit RSA key")
     return PublicKey(encoded, name, number, exponent)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from mobifarm.simulator.adbd import packets
-from mobifarm.simulator.adbd.keys import TOKEN_SIZE, InvalidKey, PublicKey, parse_public_key, verify
+from mobifarm.simulator.adbd.keys import TOKEN_SIZE, KeyFormatError, PublicKey, parse_public_key, verify
 from mobifarm.simulator.adbd.packets import Packet, PacketReader, ProtocolError
 from mobifarm.simulator.adbd.stream import Stream
 
@@ -115,7 +115,7 @@ class Link(asyncio.BufferedProtocol):
         self._online = False
         self._with_checksum = packet.arg0 < packets.VERSION
         self._reader.verify_checksums = self._with_checksum
-        if not 256 <= packet.arg1:
+        if packet.arg1 < 256:
             raise ProtocolError(f"the host takes only {packet.arg1} bytes in a packet")
         self._max_payload = min(packet.arg1, packets.MAX_PAYLOAD)
         self._challenge()
@@ -136,7 +136,7 @@ class Link(asyncio.BufferedProtocol):
         elif packet.arg0 == packets.AUTH_PUBLIC_KEY:
             try:
                 key = parse_public_key(packet.payload)
-            except InvalidKey as error:
+            except KeyFormatError as error:
                 raise ProtocolError(str(error)) from error
             self._device.offer_key(self, key)
 

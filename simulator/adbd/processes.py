@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -28,6 +27,9 @@ def adopt_orphans() -> None:
 
     It is also continued when its own parent dies, so that a stopped phone notices.
     """
+    # The sandbox, where this is not needed, has no libffi.
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((_PR_SET_CHILD_SUBREAPER, 1), (_PR_SET_PDEATHSIG, int(signal.SIGCONT))):
         if libc.prctl(option, value, 0, 0, 0) != 0:
@@ -78,7 +80,7 @@ class Descriptor:
 
     async def _ready(self, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
         ready = self._loop.create_future()
-        add(self._number, lambda: ready.done() or ready.set_result(None))
+        add(self._number, _complete, ready)
         try:
             await ready
         finally:
@@ -185,6 +187,11 @@ class Children:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 if not exited.done():
                     exited.set_result(process.returncode)
+
+
+def _complete(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def _take_terminal() -> None:

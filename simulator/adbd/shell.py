@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mobifarm.simulator.adbd.processes import Child, Children, Descriptor
-from mobifarm.simulator.adbd.stream import Stream, StreamClosed
+from mobifarm.simulator.adbd.stream import Stream, StreamClosedError
 
 STDIN: Final = 0
 STDOUT: Final = 1
@@ -119,14 +119,14 @@ async def serve_shell(
                 await stream.write(frame(EXIT, bytes([code & 0xFF])))
             feeding.cancel()
             await stream.finish()
-    except* StreamClosed:
+    except* StreamClosedError:
         child.hang_up()
     finally:
         child.close()
 
 
 async def _feed(stream: Stream, child: Child, *, framed: bool) -> None:
-    """Host → process, until the host closes the stream (StreamClosed)."""
+    """Host → process, until the host closes the stream (StreamClosedError)."""
     frames = FrameReader()
     while True:
         data = await stream.read()

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 
 from mobifarm.simulator.adbd.root import PhoneRoot
-from mobifarm.simulator.adbd.stream import Stream, StreamClosed
+from mobifarm.simulator.adbd.stream import Stream, StreamClosedError
 
 _BUFFER_SIZE = 256 * 1024
 _LOOPBACK = "127.0.0.1"
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """Nothing listens at the destination."""
 
 
@@ -28,16 +28,16 @@ async def _connect(destination: str, root: PhoneRoot) -> tuple[asyncio.StreamRea
             # Like adbd: the port may be followed by a host name, and only the phone itself is allowed here.
             port, _, host = name.partition(":")
             if host not in ("", "localhost", _LOOPBACK) or not port.isdecimal():
-                raise Unreachable(destination)
+                raise UnreachableError(destination)
             return await asyncio.open_connection(_LOOPBACK, int(port), limit=_BUFFER_SIZE)
         address = "\0" + name if kind == "localabstract" else root.resolve(name)
         return await asyncio.open_unix_connection(address, limit=_BUFFER_SIZE)
     except (OSError, OverflowError, ValueError) as error:
-        raise Unreachable(destination) from error
+        raise UnreachableError(destination) from error
 
 
 async def serve_socket(stream: Stream, destination: str, root: PhoneRoot) -> None:
-    """Join the stream to the socket until either end closes. Raises :class:`Unreachable`."""
+    """Join the stream to the socket until either end closes. Raises :class:`UnreachableError`."""
     reader, writer = await _connect(destination, root)
     stream.accept()
     try:
@@ -47,7 +47,7 @@ async def serve_socket(stream: Stream, destination: str, root: PhoneRoot) -> Non
                 await stream.write(data)
             upward.cancel()
             await stream.finish()
-    except* (StreamClosed, ConnectionError):
+    except* (StreamClosedError, ConnectionError):
         pass
     finally:
         writer.close()

@@ -13,7 +13,7 @@ from mobifarm.simulator.adbd import packets
 MAX_WAITING_PACKETS = 16
 
 
-class StreamClosed(Exception):
+class StreamClosedError(Exception):
     """The host closed the stream, or the link was lost."""
 
 
@@ -56,10 +56,10 @@ class Stream:
         return self._link.max_payload
 
     async def read(self) -> bytes | bytearray:
-        """The next packet's bytes, acknowledged when taken. Raises :class:`StreamClosed` at the end."""
+        """The next packet's bytes, acknowledged when taken. Raises :class:`StreamClosedError` at the end."""
         while not self._incoming:
             if self._closed:
-                raise StreamClosed
+                raise StreamClosedError
             self._arrived.clear()
             await self._arrived.wait()
         data = self._incoming.popleft()
@@ -70,7 +70,7 @@ class Stream:
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send ``data``, waiting for the host's acknowledgement before each packet but the first.
 
-        Raises :class:`StreamClosed`. Writes of several tasks do not mix.
+        Raises :class:`StreamClosedError`. Writes of several tasks do not mix.
         """
         view = memoryview(data)
         async with self._write_lock:
@@ -89,7 +89,7 @@ class Stream:
     async def _wait_acknowledged(self) -> None:
         await self._acknowledged.wait()
         if self._closed:
-            raise StreamClosed
+            raise StreamClosedError
 
     def close(self) -> None:
         """Close and tell the host; no effect on a closed stream."""
@@ -99,7 +99,7 @@ class Stream:
         self.lost()
 
     def lost(self) -> None:
-        """The stream is gone without a word to the host; whoever waits gets :class:`StreamClosed`."""
+        """The stream is gone without a word to the host; whoever waits gets :class:`StreamClosedError`."""
         if self._closed:
             return
         self._closed = True

@@ -53,7 +53,7 @@ class _Reader:
 
 
 async def serve_sync(stream: Stream, root: PhoneRoot) -> None:
-    """Answer sync requests until the host quits. Raises StreamClosed where it goes away."""
+    """Answer sync requests until the host quits. Raises StreamClosedError where it goes away."""
     stream.accept()
     session = _Session(stream, root)
     with contextlib.suppress(SyncError):
@@ -132,7 +132,7 @@ class _Session:
         await self._stream.write(reply)
 
     async def _receive_file(self, path: str, mode: int) -> None:
-        """Push. After a failure the rest of the file is still read, as the host sends it all before it looks."""
+        """Push. After a failure the rest is still read: the host sends all before it looks."""
         failure: OSError | None = None
         target = -1
         link = bytearray()
@@ -177,23 +177,21 @@ class _Session:
     async def _send_file(self, path: str) -> None:
         """Pull: DATA messages of 64 KiB, as many in a packet as fit."""
         try:
-            file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed below, and only opening may fail softly
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             await self._fail(f"open failed: {os.strerror(error.errno or errno.EIO)}")
             return
-        with file:
-            frame_size = _REQUEST.size + DATA_MAX
-            frames = max(1, self._stream.max_payload // frame_size)
-            try:
-                while True:
-                    buffer = bytearray(frames * frame_size)
-                    used = _read_frames(file.fileno(), buffer)
-                    if not used:
-                        break
-                    await self._stream.write(memoryview(buffer)[:used])
-            except OSError as error:
-                await self._fail(f"read failed: {os.strerror(error.errno or errno.EIO)}")
-                return
+        frame_size = _REQUEST.size + DATA_MAX
+        capacity = max(1, self._stream.max_payload // frame_size) * frame_size
+        try:
+            # A fresh buffer each time: the link may still hold the last one.
+            while used := _read_frames(file, buffer := bytearray(capacity)):
+                await self._stream.write(memoryview(buffer)[:used])
+        except OSError as error:
+            await self._fail(f"read failed: {os.strerror(error.errno or errno.EIO)}")
+            return
+        finally:
+            os.close(file)
         await self._stream.write(_REQUEST.pack(b"DONE", 0))
 
 
