@@ -73,6 +73,26 @@ def forget(context: typer.Context, device_id: str) -> None:
     typer.echo(f"forgot {device_id}")
 
 
+@app.command()
+def usb(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the phones on this machine's USB buses with the addresses to add them by."""
+    from mobifarm.controller.transport.usb import list_usb
+
+    scan = list_usb()
+    if as_json:
+        print_json({"phones": scan.phones, "unavailable_reason": scan.unavailable_reason})
+    elif scan.phones:
+        console().print(
+            table(
+                "On USB",
+                ("address", "serial"),
+                [(phone.address, phone.serial or "–") for phone in scan.phones],
+            )
+        )
+    else:
+        typer.echo(scan.unavailable_reason or "no phone with USB debugging is on this machine's USB buses")
+
+
 def _live(paths: FarmPaths) -> Mapping[str, Any]:
     """What the running farm hears from its phones now; nothing where no farm runs."""
     try:
@@ -95,7 +115,9 @@ def _table(rows: list[DeviceView], live: Mapping[str, Any]) -> Table:
                 row.host or "–",
                 row.state,
                 ago(row.changed_at),
-                _activity(live.get(row.device_id)) or "; ".join(filter(None, (row.reason, row.action))) or "–",
+                _activity(live.get(row.device_id))
+                or "; ".join(filter(None, (row.reason, row.action)))
+                or "–",
             )
             for row in rows
             if row.state != "retired"

@@ -259,7 +259,7 @@ class PhoneSession:
     async def _follow(
         self, phone: ConnectedPhone, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]
     ) -> None:
-        """Run or resume one attempt and report how it ended; say nothing when the link went away meanwhile."""
+        """Run or resume one attempt and report how it ended; a link that went away is reported elsewhere."""
         try:
             self._preparing.add(attempt_id)
             try:

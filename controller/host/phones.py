@@ -55,7 +55,9 @@ class PhoneHost:
         if session := self._sessions.pop(device_id, None):
             await session.stop()
 
-    def dispatch(self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]) -> None:
+    def dispatch(
+        self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]
+    ) -> None:
         self._session(device_id).dispatch(attempt_id, fencing_token, payload)
 
     def cancel(self, device_id: str, attempt_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What a host tells the controller: durable events of the core, and fleeting readings that are never stored."""
+"""What a host tells the controller: durable events of the core, and fleeting readings, never stored."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""``python -m mobifarm.controller.cli`` is ``mobifarm``."""
+
+from mobifarm.controller.cli.main import main
+
+main()

@@ -1,0 +1,162 @@
+"""``mobifarm run``, ``jobs``, ``results`` and ``cancel``."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mobifarm.controller.cli.farm import Home
+from mobifarm.controller.cli.output import ago, console, print_json, table
+from mobifarm.controller.cli.results import ResultFormat, print_results
+from mobifarm.controller.client import FarmClient
+from mobifarm.controller.core.views import JobView
+from mobifarm.controller.errors import FarmError, UserError
+from mobifarm.controller.paths import FarmPaths, farm_paths
+from mobifarm.controller.store.read import StoreReader
+
+POLL_PERIOD_S = 0.5
+ENDED = ("done", "cancelled")
+
+
+def run(
+    spec: Annotated[Path, typer.Argument(help="The evaluation spec, a YAML file.")],
+    home: Home = None,
+    wait: Annotated[bool, typer.Option(help="Stay until the job has ended and print its results.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Submit an evaluation to the running farm."""
+    paths = farm_paths(home)
+    job_id, trials = submit(paths, spec)
+    if not wait:
+        if as_json:
+            print_json({"job_id": job_id, "trials": trials})
+        else:
+            typer.echo(
+                f"{job_id}: {trials} trials queued; `mobifarm results {job_id}` shows them as they come"
+            )
+        return
+    typer.echo(f"{job_id}: {trials} trials", err=True)
+    follow(paths, job_id)
+    print_results(paths, job_id, ResultFormat.JSON if as_json else ResultFormat.TABLE)
+
+
+def submit(paths: FarmPaths, spec: Path) -> tuple[str, int]:
+    """Check the spec and its data here, hand both to the farm; returns the job's id and its number of trials."""
+    from mobifarm.workloads.datasets import load_records, record_to_mapping
+    from mobifarm.workloads.spec import load_spec
+
+    checked = load_spec(spec)
+    records = load_records(checked.dataset, spec.parent)
+    with FarmClient(paths) as client:
+        answer = client.post(
+            "/api/v1/jobs",
+            {
+                "spec": yaml.safe_load(spec.read_text()),
+                "records": [record_to_mapping(record) for record in records],
+                "user": getpass.getuser(),
+            },
+        )
+    return answer["job_id"], answer["trials"]
+
+
+def follow(paths: FarmPaths, job_id: str) -> JobView:
+    """Show a progress bar on a terminal until the job has ended.
+
+    Raises:
+        HostError, UserError: the farm went away; the job goes on when it is started again.
+    """
+    terminal = Console(stderr=True)
+    with (
+        StoreReader(paths.database) as reader,
+        Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[activity]}"),
+            console=terminal,
+            disable=not sys.stderr.isatty(),
+        ) as bar,
+    ):
+        task = bar.add_task("edits", total=None, activity="")
+        while True:
+            job = reader.job(job_id)
+            activity = (
+                f"on {job.leased} phones" if job.leased else ("waiting for a phone" if job.pending else "")
+            )
+            bar.update(task, total=job.trials, completed=job.ended, activity=activity)
+            if job.state in ENDED:
+                return job
+            _require_farm(paths, job_id)
+            time.sleep(POLL_PERIOD_S)
+
+
+def _require_farm(paths: FarmPaths, job_id: str) -> None:
+    try:
+        with FarmClient(paths) as client:
+            client.get("/api/v1/health")
+    except FarmError:
+        raise UserError(
+            f"the farm stopped before {job_id} had ended; nothing is lost: `mobifarm up` takes it up again"
+        ) from None
+
+
+def jobs(
+    home: Home = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """List the jobs, newest last."""
+    with StoreReader(farm_paths(home).database) as reader:
+        rows = reader.jobs()
+    if as_json:
+        print_json(rows)
+        return
+    console().print(
+        table(
+            "Jobs",
+            ("job", "name", "user", "state", "submitted", "trials", "done", "failed", "running", "waiting"),
+            [
+                (
+                    job.job_id,
+                    job.name,
+                    job.user,
+                    job.state,
+                    ago(job.submitted_at),
+                    job.trials,
+                    job.done,
+                    job.failed + job.abandoned,
+                    job.leased,
+                    job.pending,
+                )
+                for job in rows
+            ],
+        )
+    )
+
+
+def results(
+    job_id: str,
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything, passports included.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per edit.")] = False,
+    attempts: Annotated[bool, typer.Option(help="Also list which attempt ran where.")] = True,
+) -> None:
+    """Show a job's results so far; works while the farm runs and when it does not."""
+    if as_json and as_csv:
+        raise UserError("choose one of --json and --csv")
+    chosen = ResultFormat.JSON if as_json else ResultFormat.CSV if as_csv else ResultFormat.TABLE
+    print_results(farm_paths(home), job_id, chosen, attempts=attempts)
+
+
+def cancel(job_id: str, home: Home = None) -> None:
+    """Cancel a job; results that are in are kept."""
+    with FarmClient(farm_paths(home)) as client:
+        client.post(f"/api/v1/jobs/{job_id}/cancel")
+    typer.echo(f"cancelled {job_id}")

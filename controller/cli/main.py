@@ -1,0 +1,67 @@
+"""The command ``mobifarm``.
+
+The rooms ``workloads`` and ``simulator`` add their own commands through the entry point group
+``mobifarm.commands``, so that no room imports across a wall. Exit codes follow the exception tree in
+``mobifarm.controller.errors``; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from mobifarm import __version__
+from mobifarm.controller.cli import demo, devices, farm, jobs
+from mobifarm.controller.errors import FarmError
+from mobifarm.workloads.errors import WorkloadInputError
+
+app = typer.Typer(
+    name="mobifarm",
+    help="A device farm for knowledge editing of language models on phones.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mobifarm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+    ),
+) -> None:
+    """Options before the command."""
+
+
+def _assemble() -> None:
+    app.command()(farm.up)
+    app.command()(jobs.run)
+    app.command()(jobs.jobs)
+    app.command()(jobs.results)
+    app.command()(jobs.cancel)
+    app.add_typer(devices.app, name="devices")
+    app.command()(demo.demo)
+    for entry in sorted(entry_points(group="mobifarm.commands"), key=lambda entry: entry.name):
+        app.add_typer(entry.load(), name=entry.name)
+
+
+def main() -> None:
+    """Run the command line; a mistake ends in one sentence on stderr and an exit code, never in a traceback."""
+    _assemble()
+    try:
+        app()
+    except FarmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except WorkloadInputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,148 @@
+"""Opens the link to one phone and starts its agent, reporting each stage on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from mobifarm.controller.core.events import DeviceState
+from mobifarm.controller.provisioning.agent import AgentEndpoint
+from mobifarm.controller.provisioning.connection import AgentConnection, connect_agent
+from mobifarm.controller.provisioning.install import install_bundle
+from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
+from mobifarm.controller.transport.direct import connect_direct
+from mobifarm.controller.transport.interface import DeviceTransport
+from mobifarm.v1 import agent_pb2, agent_pb2_grpc
+from mobifarm.workloads.paths import cache_directory
+
+Result = TypeVar("Result")
+
+CONNECT_DEADLINE_S = 10.0
+# A person may need a while to find the phone and tap Allow; closing the link would cancel the prompt.
+AUTHORISATION_DEADLINE_S = 120.0
+
+
+class Phone:
+    """A phone with a running agent and an open tunnel to it."""
+
+    def __init__(
+        self,
+        transport: DeviceTransport,
+        provisioned: ProvisionedPhone,
+        connection: AgentConnection,
+        description: agent_pb2.DescribeResponse,
+        threads: concurrent.futures.Executor,
+    ) -> None:
+        self._transport = transport
+        self._provisioned = provisioned
+        self._connection = connection
+        self._threads = threads
+        self.description = description
+
+    @property
+    def stub(self) -> agent_pb2_grpc.AgentServiceAsyncStub:
+        return self._connection.agent
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        return self._provisioned.properties
+
+    @property
+    def serial(self) -> str:
+        return self.properties.get("ro.serialno") or self.properties.get("ro.boot.serialno") or "unknown"
+
+    @property
+    def fingerprint(self) -> str:
+        return self.properties.get("ro.build.fingerprint") or "unknown"
+
+    @property
+    def execution(self) -> str:
+        """What kind of machine this is, as the phone itself says."""
+        return "virtual" if self.properties.get("ro.boot.mobifarm.virtual") == "1" else "phone"
+
+    async def push_bundle(self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]) -> None:
+        await _blocking(
+            self._threads,
+            lambda: install_bundle(self._transport, self._provisioned.home, folder, bundle_hash, progress),
+        )
+
+    async def wait_lost(self) -> str:
+        """Return the reason once the link is gone."""
+        await _blocking(self._threads, self._transport.wait_closed)
+        return "the link to the phone was lost"
+
+    async def check_health(self, timeout_s: float) -> None:
+        await self._connection.check_health(timeout_s)
+
+    async def close(self) -> None:
+        await self._connection.close()
+        await _blocking(self._threads, self._transport.close)
+
+
+class Connector:
+    """Connects, provisions and starts the agent; one farm key and one scratch folder for all phones of a host."""
+
+    def __init__(
+        self,
+        adb_key: Path,
+        scratch: Path,
+        threads: concurrent.futures.Executor,
+    ) -> None:
+        self._adb_key = adb_key
+        self._scratch = scratch
+        self._threads = threads
+
+    async def __call__(
+        self,
+        address: str,
+        stage: Callable[[DeviceState], None],
+        transfer: Callable[[str, int, int], None],
+    ) -> Phone:
+        """See :class:`mobifarm.controller.host.phone.Connect`."""
+        loop = asyncio.get_running_loop()
+        stage(DeviceState.CONNECTING)
+
+        def on_authorisation() -> None:
+            loop.call_soon_threadsafe(stage, DeviceState.AWAITING_AUTHORISATION)
+
+        def on_transfer(what: str, done: int, total: int) -> None:
+            loop.call_soon_threadsafe(transfer, what, done, total)
+
+        transport = await _blocking(
+            self._threads,
+            lambda: connect_direct(
+                address,
+                key_path=self._adb_key,
+                timeout_s=CONNECT_DEADLINE_S,
+                authorisation_timeout_s=AUTHORISATION_DEADLINE_S,
+                on_authorisation=on_authorisation,
+            ),
+        )
+        try:
+            stage(DeviceState.PROVISIONING)
+            provisioned = await _blocking(
+                self._threads,
+                lambda: provision(transport, cache=cache_directory(), bundles={}, progress=on_transfer),
+            )
+            stage(DeviceState.CALIBRATING)
+            return await self._meet(transport, provisioned)
+        except BaseException:
+            transport.close()
+            raise
+
+    async def _meet(self, transport: DeviceTransport, provisioned: ProvisionedPhone) -> Phone:
+        endpoint: AgentEndpoint = provisioned.endpoint
+        connection = await connect_agent(transport, endpoint, self._scratch)
+        try:
+            description = await connection.describe()
+        except BaseException:
+            await connection.close()
+            raise
+        return Phone(transport, provisioned, connection, description, self._threads)
+
+
+async def _blocking(threads: concurrent.futures.Executor, call: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(threads, call)
