@@ -1,0 +1,106 @@
+import pytest
+
+from mobifarm.controller.core.events import DeviceState
+from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.selector import DeviceSelector
+
+
+def assigned(farm, now=None):
+    proposals = FifoPolicy().assign(farm.state, farm.now if now is None else now)
+    return [(proposal.trial_id, proposal.device_id) for proposal in proposals]
+
+
+@pytest.fixture
+def shelf(farm):
+    for place in ("p1", "p2", "p3"):
+        farm.ready(place)
+    return farm
+
+
+def test_trials_are_spread_over_the_free_phones_in_order(shelf):
+    shelf.submit(trials=5)
+    assert assigned(shelf) == [("job/0", "p1"), ("job/1", "p2"), ("job/2", "p3")]
+
+
+def test_the_phone_with_the_least_work_so_far_comes_first(shelf):
+    shelf.submit(trials=2)
+    shelf.lease()
+    shelf.finished()
+    assert assigned(shelf) == [("job/1", "p2")]
+
+
+def test_nothing_is_assigned_without_phones_or_without_work(farm):
+    farm.submit()
+    assert assigned(farm) == []
+    farm.ready("p1")
+    assert assigned(farm) == [("job/0", "p1")]
+    farm.cancel()
+    assert assigned(farm) == []
+
+
+def test_a_higher_priority_goes_first_and_equals_go_by_submission(shelf):
+    shelf.submit("first")
+    shelf.submit("second")
+    shelf.submit("urgent", priority=1)
+    assert [trial for trial, _ in assigned(shelf)] == ["urgent/0", "first/0", "second/0"]
+
+
+def test_a_retried_trial_keeps_its_place_in_the_queue(shelf):
+    shelf.submit(trials=5)
+    shelf.lease("a1", "job/0", "p1")
+    shelf.lost("p1")
+    shelf.expired("a1")
+    assert [trial for trial, _ in assigned(shelf)] == ["job/0", "job/1"]
+
+
+@pytest.mark.parametrize(
+    "make_busy",
+    [
+        lambda farm: farm.lost("p1"),
+        lambda farm: farm.change("p1", DeviceState.COOLING),
+        lambda farm: farm.change("p1", DeviceState.QUARANTINED, "odd", "look"),
+        lambda farm: farm.lease("a1", "job/1", "p1"),
+    ],
+)
+def test_only_free_phones_get_work(farm, make_busy):
+    farm.ready("p1")
+    farm.submit(trials=2)
+    make_busy(farm)
+    assert assigned(farm) == []
+
+
+def test_phones_that_a_job_does_not_accept_are_left_to_the_next_job(farm):
+    farm.ready("p1", execution="virtual")
+    farm.submit("picky", selector=DeviceSelector(execution="phone"))
+    farm.submit("easy")
+    assert assigned(farm) == [("easy/0", "p1")]
+
+
+def test_a_trial_that_backs_off_waits_and_lets_others_pass(shelf):
+    shelf.submit(trials=2)
+    shelf.lease()
+    shelf.broke()
+    assert assigned(shelf) == [("job/1", "p2")]
+    assert assigned(shelf, shelf.now + 1) == [("job/0", "p2"), ("job/1", "p3")]
+
+
+def test_a_trial_avoids_the_phone_that_broke_it_while_another_could_do_it(farm):
+    farm.ready("p1")
+    farm.ready("p2")
+    farm.submit("other", selector=DeviceSelector(serials=("serial-p2",)))
+    farm.submit()
+    farm.lease("busy", "other/0", "p2")
+    farm.lease("a1", "job/0", "p1")
+    farm.broke("a1")
+    assert assigned(farm, farm.now + 1) == []
+    farm.finished("busy")
+    assert assigned(farm, farm.now + 1) == [("job/0", "p2")]
+
+
+def test_the_only_phone_gets_its_broken_trial_again(farm):
+    farm.ready("p1")
+    farm.ready("p2", execution="phone")
+    farm.submit(selector=DeviceSelector(execution="virtual"))
+    farm.lease()
+    farm.broke()
+    assert assigned(farm, farm.now + 1) == [("job/0", "p1")]
