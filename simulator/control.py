@@ -93,7 +93,7 @@ class ControlServer:
         if command not in COMMANDS:
             return {"ok": False, "error": f"unknown command; choose one of: {', '.join(COMMANDS)}"}
         try:
-            if command in ("power_on", "power_off"):
+            if command in ("power_on", "power_off", "authorise"):
                 await getattr(self._phone, command)()
             elif command != "status":
                 getattr(self._phone, command)()
@@ -156,5 +156,5 @@ class PhoneControl:
         self.request("power_on")
 
     def authorise(self) -> None:
-        """Accept the keys that wait on the phone's screen."""
+        """Accept the keys on the phone's screen; waits for the first."""
         self.request("authorise")

@@ -9,10 +9,12 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobifarm.simulator.adbd.process_tree import read_processes
 from mobifarm.simulator.control import ControlServer, PhoneRecord
 from mobifarm.simulator.image import ImageError
 from mobifarm.simulator.machine import Folders, HostMachine, Machine
@@ -20,8 +22,11 @@ from mobifarm.simulator.phone import Authorisation, Phone, PhoneError, PhoneSett
 from mobifarm.simulator.profile import load_profile, profile_names, serial_of
 from mobifarm.simulator.programs import find_tools
 from mobifarm.simulator.sandbox import SandboxMachine, SandboxUnavailableError, find_bubblewrap
+from mobifarm.simulator.sensors.board import SensorBoard
 
 log = logging.getLogger(__name__)
+
+_SENSOR_PERIOD_S = 0.5
 
 
 def default_home() -> Path:
@@ -99,12 +104,18 @@ async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord
     machine = choose_machine(settings.home, settings.unsandboxed)
     for warning in machine.warnings:
         log.warning("%s", warning)
+    phones: list[Phone] = []
     async with contextlib.AsyncExitStack() as stack:
+        ticking = loop.create_task(_update_sensors(phones))
+        stack.callback(ticking.cancel)
         for planned in plan_phones(settings):
             folders = Folders(settings.home / planned.name)
             folders.home.mkdir(exist_ok=True, mode=0o700)
             stack.enter_context(_locked(folders.home / "lock", planned.name))
-            phone = Phone(planned, folders, machine)
+            folders.create(planned.profile.phone_properties(planned.serial))
+            sensors = SensorBoard(planned.profile, folders.sys, folders.services, _now_s())
+            phone = Phone(planned, folders, machine, sensors)
+            phones.append(phone)
             stack.push_async_callback(phone.power_off)
             await phone.power_on()
             control = ControlServer(phone, folders.home / "control")
@@ -124,6 +135,18 @@ async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord
             stack.callback(registry.unlink, missing_ok=True)
             on_running(record)
         await stop.wait()
+
+
+async def _update_sensors(phones: Sequence[Phone]) -> None:
+    while True:
+        await asyncio.sleep(_SENSOR_PERIOD_S)
+        processes = read_processes()
+        for phone in phones:
+            phone.update_sensors(_now_s(), processes)
+
+
+def _now_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _write_whole(path: Path, text: str) -> None:

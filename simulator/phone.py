@@ -9,14 +9,16 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mobifarm.simulator.adbd import cable
 from mobifarm.simulator.adbd.keys import KeyFormatError, PublicKey, parse_public_key
+from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants
 from mobifarm.simulator.machine import Folders, Machine
 from mobifarm.simulator.profile import Profile
+from mobifarm.simulator.sensors.board import SensorBoard
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ AUTHORISATIONS: tuple[Authorisation, ...] = ("accept", "ask", "deny")
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
+_ASK_TIMEOUT_S = 30.0
 _LOOPBACK = "127.0.0.1"
 _IDENTITY = ("ro.product.name", "ro.product.model", "ro.product.device")
 
@@ -47,10 +50,13 @@ class PhoneSettings:
 class Phone:
     """One virtual phone. All methods belong to one event loop and may be called in any order."""
 
-    def __init__(self, settings: PhoneSettings, folders: Folders, machine: Machine) -> None:
+    def __init__(
+        self, settings: PhoneSettings, folders: Folders, machine: Machine, sensors: SensorBoard
+    ) -> None:
         self.settings = settings
         self.folders = folders
         self.machine = machine
+        self.sensors = sensors
         self.plugged = True
         self.hung = False
         self.adbd_pid = 0
@@ -67,6 +73,7 @@ class Phone:
             "key_offered": self._on_key_offered,
             "link_closed": lambda message: self._cut(message["link"]),
         }
+        self._asked = asyncio.Event()
         self._ready = asyncio.Event()
         self._switching = asyncio.Lock()
 
@@ -94,6 +101,7 @@ class Phone:
             "links": len(self._links),
             "adbd_pid": self.adbd_pid,
             "pending_keys": [f"{key.fingerprint} {key.name}" for key in self._pending.values()],
+            "modelled": self.sensors.summary(),
         }
 
     async def power_on(self) -> None:
@@ -136,12 +144,21 @@ class Phone:
             self._signal(signal.SIGCONT)
         self.hung = False
 
-    def authorise(self) -> int:
-        """Accept every key that waits on the phone's screen; how many there were."""
-        pending = list(self._pending.values())
-        for key in pending:
+    async def authorise(self) -> None:
+        """Accept every key on the phone's screen, waiting for the first. Raises :class:`PhoneError`."""
+        try:
+            await asyncio.wait_for(self._asked.wait(), _ASK_TIMEOUT_S)
+        except TimeoutError as error:
+            raise PhoneError(f"no unknown key waits on {self.settings.name}; connect a host first") from error
+        for key in list(self._pending.values()):
             self._accept(key)
-        return len(pending)
+
+    def update_sensors(self, now_s: float, processes: Mapping[int, ProcessTimes]) -> None:
+        """Let the sensors follow the CPU time of the phone's processes; ``now_s`` is CLOCK_BOOTTIME."""
+        root = self.adbd_pid if self.powered else 0
+        members = descendants(processes, [root]) | {root} if root else set()
+        cpu_s = sum(processes[pid].cpu_s for pid in members if pid in processes)
+        self.sensors.update(now_s, cpu_s, plugged=self.plugged, powered=self.powered)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.powered:
@@ -154,6 +171,7 @@ class Phone:
         profile = self.settings.profile
         properties = profile.phone_properties(self.settings.serial)
         self.folders.create(properties)
+        self.sensors.create()
         view = self.machine.prepare(self.folders)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         information, information_theirs = os.pipe()
@@ -239,6 +257,7 @@ class Phone:
         for number in list(self._links):
             self._cut(number)
         self._pending.clear()
+        self._asked.clear()
         self._process = None
         self.adbd_pid = 0
         self.hung = False
@@ -352,9 +371,12 @@ class Phone:
             self._accept(key)
         elif self.settings.authorisation == "ask":
             self._pending[key.encoded] = key
+            self._asked.set()
 
     def _accept(self, key: PublicKey) -> None:
         self._pending.pop(key.encoded, None)
+        if not self._pending:
+            self._asked.clear()
         line = f"{key.encoded} {key.name}"
         if line not in self._read_keys():
             with open(os.open(self.folders.keys, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
