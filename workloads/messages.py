@@ -1,0 +1,126 @@
+"""Between the plain JSON of jobs and results and the messages that phones speak."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mobifarm.v1 import agent_pb2 as pb
+
+
+def payload_to_run_request(payload: Mapping[str, Any], attempt_id: str, fencing_token: int) -> pb.RunRequest:
+    """The request for one attempt at a trial of :func:`mobifarm.workloads.planner.plan`."""
+    record = payload["record"]
+    request = pb.RunRequest(
+        attempt_id=attempt_id,
+        fencing_token=fencing_token,
+        bundle_hash=payload["bundle_hash"],
+        method=payload["method"],
+        seed=payload["seed"],
+        record=pb.EditRecord(
+            record_id=record["record_id"],
+            subject=record["subject"],
+            prompt=record["prompt"],
+            target_new=record["target_new"],
+            target_true=record["target_true"],
+            paraphrases=record["paraphrases"],
+            neighbours=[_probe(probe) for probe in record["neighbours"]],
+            portability=[_probe(probe) for probe in record["portability"]],
+        ),
+    )
+    request.settings.update(payload["settings"])
+    return request
+
+
+def result_to_mapping(result: pb.EditResult) -> dict[str, Any]:
+    """An edit's result as JSON; what was not measured, or is not a finite number, is None.
+
+    Enumerations become their short names in lower case (``converged``, ``efficacy``); durations are seconds,
+    log-probabilities nats.
+    """
+    return {
+        "attempt_id": result.attempt_id,
+        "status": pb.EditStatus.Name(result.status).removeprefix("EDIT_STATUS_").lower(),
+        "message": result.message,
+        "scores": [_score(score) for score in result.scores],
+        "cost": _cost(result.cost) if result.HasField("cost") else None,
+        "execution": _execution(result.execution) if result.HasField("execution") else None,
+        "telemetry": _telemetry(result.telemetry) if result.HasField("telemetry") else None,
+    }
+
+
+def _probe(probe: Mapping[str, str]) -> pb.Probe:
+    return pb.Probe(prompt=probe["prompt"], answer=probe["answer"])
+
+
+def _score(score: pb.ProbeScore) -> dict[str, Any]:
+    def answer(name: str) -> dict[str, Any] | None:
+        if not score.HasField(name):  # type: ignore[arg-type]
+            return None
+        value: pb.AnswerScore = getattr(score, name)
+        return {
+            "log_probability": _finite(value.log_probability),
+            "tokens": value.tokens,
+            "tokens_argmax": value.tokens_argmax,
+        }
+
+    return {
+        "kind": pb.ProbeKind.Name(score.kind).removeprefix("PROBE_KIND_").lower(),
+        "prompt": score.prompt,
+        "wanted": score.wanted,
+        "other": score.other,
+        "wanted_before": answer("wanted_before"),
+        "wanted_after": answer("wanted_after"),
+        "other_before": answer("other_before"),
+        "other_after": answer("other_after"),
+    }
+
+
+def _cost(cost: pb.EditCost) -> dict[str, Any]:
+    return {
+        "steps": cost.steps,
+        "loss_evaluations": cost.loss_evaluations,
+        "token_layers": cost.token_layers,
+        "load_s": _finite(cost.load_s),
+        "edit_s": _finite(cost.edit_s),
+        "evaluation_s": _finite(cost.evaluation_s),
+        # No process has a peak of 0 bytes: this is how the message says that it was not read.
+        "peak_rss_bytes": cost.peak_rss_bytes or None,
+        "peak_rss_reset": cost.peak_rss_reset,
+    }
+
+
+def _execution(execution: pb.Execution) -> dict[str, Any]:
+    return {
+        "bundle_hash": execution.bundle_hash,
+        "method": execution.method,
+        "settings_hash": execution.settings_hash or None,
+        "settings_json": execution.settings_json or None,
+        "accelerator": execution.accelerator or None,
+        "nodes_by_provider": dict(sorted(execution.nodes_by_provider.items())),
+        "base_hash": execution.base_hash or None,
+        "returned_to_base": execution.returned_to_base if execution.base_hash else None,
+        "agent_version": execution.agent_version or None,
+    }
+
+
+def _telemetry(telemetry: pb.TelemetrySummary) -> dict[str, Any]:
+    def sample(name: str) -> dict[str, Any] | None:
+        if not telemetry.HasField(name):  # type: ignore[arg-type]
+            return None
+        value: pb.TelemetrySample = getattr(telemetry, name)
+        readings = {sensor: _finite(number) for sensor, number in sorted(value.values.items())}
+        return {"monotonic_ns": value.monotonic_ns, "values": readings}
+
+    return {
+        "samples": telemetry.samples,
+        "period_s": _finite(telemetry.period_s) or None,
+        "gaps": telemetry.gaps,
+        "first": sample("first"),
+        "last": sample("last"),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,181 @@
+"""The passport of a result: what it was measured with and under which conditions. Pure.
+
+Every field is always there. What was not measured is None beside a ``reason`` in words, never zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+MODELLED: Final = "modelled"
+MEASURED: Final = "measured"
+_EMULATED: Final = ("virtual", "qemu_arm64")
+
+
+class Identity(Protocol):
+    """Which phone it was: the place where it is plugged in, its serial number, its build."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def serial(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def passport(
+    *,
+    identity: Identity | None,
+    epoch: int,
+    execution: str,
+    host: str,
+    properties: Mapping[str, str],
+    agent_version: str,
+    sensors: Sequence[Mapping[str, Any]],
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything a reader needs to judge a result, as plain JSON.
+
+    Args:
+        identity: the phone, None where it was never known.
+        epoch: its measurement epoch; results of different epochs are not comparable.
+        execution: ``phone``, ``qemu_arm64`` or ``virtual``.
+        host: name of the machine that owns the phone.
+        properties: the phone's Android properties.
+        agent_version: of the agent that answered.
+        sensors: as described by the agent: name, source, readable, unit, sign, reason.
+        result: from :func:`mobifarm.workloads.messages.result_to_mapping`; a refused edit has little of it.
+    """
+    run = result.get("execution") or {}
+    telemetry = result.get("telemetry") or {}
+    provenance = MODELLED if execution in _EMULATED else MEASURED
+    units = {str(sensor["name"]): str(sensor["unit"]) for sensor in sensors}
+
+    def conditions(what: str, matches: Callable[[str], bool]) -> dict[str, Any]:
+        return _conditions(what, [s for s in sensors if matches(str(s["name"]))], telemetry, provenance)
+
+    return {
+        "phone": _phone(identity, properties),
+        "measurement_epoch": epoch,
+        "host": host,
+        "execution": execution,
+        "agent_version": run.get("agent_version") or agent_version,
+        "bundle_hash": run.get("bundle_hash"),
+        "method": run.get("method"),
+        "settings": _settings(run.get("settings_json")),
+        "settings_hash": run.get("settings_hash"),
+        "accelerator": _accelerator(run),
+        "returned_to_base": run.get("returned_to_base"),
+        "memory": _memory(result.get("cost") or {}),
+        "temperatures": conditions("temperature", lambda name: units[name] == "degC"),
+        "clocks": conditions("clock", lambda name: units[name] == "Hz"),
+        "charge_state": conditions(
+            "charge state",
+            lambda name: name.startswith("battery/") and units[name] != "degC" or name.endswith("/online"),
+        ),
+        "sensors": [{**sensor, "provenance": provenance} for sensor in sensors],
+        "telemetry": {
+            "samples": telemetry.get("samples"),
+            "period_s": telemetry.get("period_s"),
+            "gaps": telemetry.get("gaps"),
+            "reason": None if telemetry else "the attempt ended before the first sample",
+        },
+        "energy": _energy(execution, telemetry),
+    }
+
+
+def _phone(identity: Identity | None, properties: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "usb_path": identity.address if identity else None,
+        "serial": identity.serial if identity else None,
+        "build_fingerprint": identity.fingerprint if identity else None,
+        "model": properties.get("ro.product.model"),
+        "manufacturer": properties.get("ro.product.manufacturer"),
+        "soc": properties.get("ro.soc.model"),
+        "android_release": properties.get("ro.build.version.release"),
+        "reason": None if identity else "the phone was never identified",
+    }
+
+
+def _settings(text: str | None) -> Any:
+    try:
+        return json.loads(text) if text else None
+    except ValueError:  # the text comes from the phone
+        return None
+
+
+def _accelerator(run: Mapping[str, Any]) -> dict[str, Any]:
+    nodes = run.get("nodes_by_provider") or None
+    return {
+        "name": run.get("accelerator"),
+        "nodes_by_provider": nodes,
+        "proof": "profiling trace of a real call on the phone" if nodes else None,
+        "reason": None if nodes else "no profiling trace came with this result",
+    }
+
+
+def _memory(cost: Mapping[str, Any]) -> dict[str, Any]:
+    peak = cost.get("peak_rss_bytes")
+    if peak is None:
+        reason = "the agent could not read its peak memory"
+    elif cost.get("peak_rss_reset"):
+        reason = None
+    else:
+        reason = "the kernel does not let the agent reset its peak: it is that since the agent's start"
+    return {"peak_rss_bytes": peak, "since_start_of_attempt": cost.get("peak_rss_reset"), "reason": reason}
+
+
+def _conditions(
+    what: str, sensors: Sequence[Mapping[str, Any]], telemetry: Mapping[str, Any], provenance: str
+) -> dict[str, Any]:
+    """Readings at the first and the last sample of an attempt, with unit and origin of each."""
+
+    def readings(moment: str) -> dict[str, Any] | None:
+        values = (telemetry.get(moment) or {}).get("values") or {}
+        found = {
+            str(sensor["name"]): {"value": values[sensor["name"]], "unit": sensor["unit"]}
+            for sensor in sensors
+            if values.get(sensor["name"]) is not None
+        }
+        return found or None
+
+    first, last = readings("first"), readings("last")
+    return {
+        "first": first,
+        "last": last,
+        "provenance": provenance if first or last else None,
+        "reason": None if first or last else _why_not(what, sensors, telemetry),
+    }
+
+
+def _why_not(what: str, sensors: Sequence[Mapping[str, Any]], telemetry: Mapping[str, Any]) -> str:
+    if not sensors:
+        return f"the phone has no {what} sensor that the agent knows"
+    unreadable = [f"{sensor['name']}: {sensor['reason']}" for sensor in sensors if not sensor["readable"]]
+    if len(unreadable) == len(sensors):
+        shown = "; ".join(unreadable[:3]) + ("; …" if len(unreadable) > 3 else "")
+        return f"no {what} sensor is readable ({shown})"
+    if not telemetry:
+        return "the attempt ended before the first sample"
+    return f"every {what} sensor was silent during the attempt"
+
+
+def _energy(execution: str, telemetry: Mapping[str, Any]) -> dict[str, Any]:
+    if execution in _EMULATED:
+        reason = "not a phone: there is no energy to measure"
+    elif _charging(telemetry):
+        reason = "the phone was charging: its fuel gauge tells the charger's current too"
+    else:
+        reason = "power is not integrated over an edit yet"
+    return {"joules": None, "reason": reason}
+
+
+def _charging(telemetry: Mapping[str, Any]) -> bool:
+    return any(
+        ((telemetry.get(moment) or {}).get("values") or {}).get("battery/charging") == 1.0
+        for moment in ("first", "last")
+    )

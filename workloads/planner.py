@@ -1,0 +1,78 @@
+"""From a spec and its records to trials. Pure: the same input gives the same trials on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mobifarm.agent.editor.types import EditRecord
+from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.records import record_to_mapping
+from mobifarm.workloads.spec import EvaluationSpec
+
+TRIAL_LIMIT: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One edit to be made once.
+
+    Attributes:
+        trial_id: its number in the job, the same for the same spec and records.
+        label: what it is, for people.
+        payload: plain JSON: bundle_hash, model, method, method_label, settings (complete), seed, record, repeat.
+    """
+
+    trial_id: str
+    label: str
+    payload: dict[str, Any]
+
+
+def plan(spec: EvaluationSpec, records: Sequence[EditRecord], *, bundle_hash: str) -> list[Trial]:
+    """Every repeat of every record with every method.
+
+    Methods change fastest, so that the methods of one fact run next to each other in time and on phones in a
+    like condition. The seed depends on the spec's seed, the record and the repeat, not on the method:
+    methods are compared on the same randomness.
+
+    Raises:
+        WorkloadInputError: more trials than one job may have.
+        InputError: a method's settings do not fit (a spec that was loaded has been checked for this).
+    """
+    number = spec.repeats * len(records) * len(spec.methods)
+    if number > TRIAL_LIMIT:
+        raise WorkloadInputError(
+            f"the evaluation has {number} trials, more than the {TRIAL_LIMIT} of one job: lower limit or repeats"
+        )
+    methods = [(method, method.complete_settings()) for method in spec.methods]
+    trials: list[Trial] = []
+    for repeat in range(spec.repeats):
+        for record in records:
+            mapping = record_to_mapping(record)
+            seed = trial_seed(spec.seed, record.record_id, repeat)
+            for method, settings in methods:
+                parts = [record.record_id]
+                if len(spec.methods) > 1:
+                    parts.append(method.title)
+                if spec.repeats > 1:
+                    parts.append(f"repeat {repeat + 1}")
+                payload = {
+                    "bundle_hash": bundle_hash,
+                    "model": spec.model,
+                    "method": method.name,
+                    "method_label": method.title,
+                    "settings": settings,
+                    "seed": seed,
+                    "record": mapping,
+                    "repeat": repeat,
+                }
+                trials.append(Trial(f"{len(trials) + 1:05d}", " · ".join(parts), payload))
+    return trials
+
+
+def trial_seed(seed: int, record_id: str, repeat: int) -> int:
+    """A seed below 2**53 from a hash, so that neighbouring spec seeds share nothing."""
+    digest = hashlib.sha256(f"{seed}/{repeat}/{record_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 11
