@@ -121,25 +121,23 @@ def _running(arguments: Sequence[str], log: IO[bytes]) -> Iterator[subprocess.Po
 def _virtual_phones(folder: Path, unsandboxed: bool) -> Iterator[list[tuple[str, str]]]:
     """Names and addresses of three running virtual phones."""
     folder.mkdir(parents=True, mode=0o700)
-    arguments = ["simulate", "run", "--count", str(len(PROFILES)), "--home", str(folder)]
+    arguments = ["simulate", "run", "--json", "--count", str(len(PROFILES)), "--home", str(folder)]
     for profile in PROFILES:
         arguments += ["--profile", profile]
     if unsandboxed:
         arguments.append("--unsandboxed")
     log = folder / "simulate.log"
     with log.open("wb") as output, _running(arguments, output) as process:
-        lines = process.stdout
-        assert lines is not None
-        found: list[tuple[str, str]] = []
+        found = []
         while len(found) < len(PROFILES):
-            if not lines.readline():
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
                 raise HostError(f"the virtual phones did not start:\n{log.read_text()[-2000:]}")
-            found = [
-                (entry["name"], entry["address"])
-                for entry in (json.loads(file.read_text()) for file in sorted(folder.glob("*.json")))
-            ]
-        for line in log.read_text().splitlines():
-            _say(f"     {line}")
+            record = json.loads(line)
+            found.append((record["name"], record["address"]))
+            _say(f"     {record['name']}  serial {record['serial']}  {record['address']}")
+        for warning in log.read_text().splitlines():
+            _say(f"     {warning}")
         yield found
 
 

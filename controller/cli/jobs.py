@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -50,16 +49,18 @@ def run(
 
 def submit(paths: FarmPaths, spec: Path) -> tuple[str, int]:
     """Check the spec and its data here, hand both to the farm; returns the job's id and its number of trials."""
-    from mobifarm.workloads.datasets import load_records, record_to_mapping
-    from mobifarm.workloads.spec import load_spec
+    from mobifarm.workloads.datasets import load_records
+    from mobifarm.workloads.records import record_to_mapping
+    from mobifarm.workloads.spec import parse_spec, read_spec
 
-    checked = load_spec(spec)
+    document = read_spec(spec)
+    checked = parse_spec(document, str(spec))
     records = load_records(checked.dataset, spec.parent)
     with FarmClient(paths) as client:
         answer = client.post(
             "/api/v1/jobs",
             {
-                "spec": yaml.safe_load(spec.read_text()),
+                "spec": document,
                 "records": [record_to_mapping(record) for record in records],
                 "user": getpass.getuser(),
             },

@@ -25,10 +25,14 @@ class FarmCollector(Collector):
         self._live = live
 
     def collect(self) -> Iterator[Metric]:
-        devices = [device for device in self._state.devices.values() if device.stage is not DeviceState.RETIRED]
+        devices = [
+            device for device in self._state.devices.values() if device.stage is not DeviceState.RETIRED
+        ]
         up = GaugeMetricFamily("mobifarm_device_up", "1 while the phone is connected", labels=["device"])
         info = InfoMetricFamily("mobifarm_device", "what the phone is", labels=["device"])
-        leased = GaugeMetricFamily("mobifarm_device_leased", "1 while an edit has the phone", labels=["device"])
+        leased = GaugeMetricFamily(
+            "mobifarm_device_leased", "1 while an edit has the phone", labels=["device"]
+        )
         probability = GaugeMetricFamily(
             "mobifarm_edit_target_probability_ratio",
             "probability of the new target in the running edit",

@@ -60,6 +60,8 @@ class RayHost:
             async with asyncio.timeout(CALL_DEADLINE_S):
                 return await getattr(self._actor, method).remote(*arguments)
         except TimeoutError:
-            raise HostError(f"the host {self.name} did not answer {method} in {CALL_DEADLINE_S:.0f} s") from None
+            raise HostError(
+                f"the host {self.name} did not answer {method} in {CALL_DEADLINE_S:.0f} s"
+            ) from None
         except ray.exceptions.RayActorError as error:
             raise HostError(f"the host {self.name} is not available: {error}") from error

@@ -19,9 +19,9 @@ from mobifarm.controller.core.events import (
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.farm import Farm
-from mobifarm.workloads.datasets import record_from_mapping
 from mobifarm.workloads.models.catalogue import bundle_named
 from mobifarm.workloads.planner import plan
+from mobifarm.workloads.records import record_from_mapping
 from mobifarm.workloads.spec import parse_spec
 
 TCP_ADDRESS = re.compile(r"tcp:(?P<host>[A-Za-z0-9.\-]+):(?P<port>\d{1,5})")
@@ -31,9 +31,7 @@ USB_ADDRESS = re.compile(r"usb:\d+-\d+(\.\d+)*")
 class FarmRequests:
     """The farm's front door, used by the HTTP API."""
 
-    def __init__(
-        self, farm: Farm, *, clock: Callable[[], float], identifier: Callable[[str], str]
-    ) -> None:
+    def __init__(self, farm: Farm, *, clock: Callable[[], float], identifier: Callable[[str], str]) -> None:
         self._farm = farm
         self._clock = clock
         self._identifier = identifier

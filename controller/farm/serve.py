@@ -32,7 +32,7 @@ from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.host.phones import HostConfiguration
 from mobifarm.controller.paths import FarmPaths
 from mobifarm.controller.store.sqlite import SqliteStore
-from mobifarm.controller.transport.keys import ensure_adb_key
+from mobifarm.controller.transport.keys import ensure_key
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def serve(
         _write_secret(ray_token, secrets.token_hex(32))
         cluster = LocalCluster.start(ray_token)
         stack.callback(cluster.stop)
-        ensure_adb_key(paths.adb_key)
+        ensure_key(paths.adb_key)
         name = socket.gethostname()
         actor = cluster.host_actor(name, HostConfiguration(name, paths.adb_key, scratch))
         host = RayHost(name, actor)

@@ -1,0 +1,141 @@
+"""The farm end to end on virtual phones with a tiny random model: nothing lost, nothing counted twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mobifarm.controller.core.views import AttemptView
+from mobifarm.controller.store.read import StoreReader
+
+# Never done by itself: the edit runs for as long as the test needs it to.
+SLOW = {"stop_probability": 0.9999, "step_limit": 400}
+
+Spec = Callable[[int, dict[str, Any]], Path]
+
+
+def running_attempt(reader: StoreReader, job_id: str) -> AttemptView | None:
+    return next((attempt for attempt in reader.attempts(job_id) if attempt.state == "running"), None)
+
+
+def test_evaluation_runs_on_both_phones_and_is_read_without_the_farm(farm: Any, spec: Spec) -> None:
+    process = farm.up()
+    job_id = farm.submit(spec(6, {}))
+    farm.wait_done(job_id)
+    farm.stop(process)
+
+    shown = farm.run("results", job_id, "--json")
+    assert shown.returncode == 0, shown.stderr
+    document = json.loads(shown.stdout)
+    results = document["results"]
+    assert len(results) == 6
+    assert len({result["device_id"] for result in results}) == 2
+    passport = results[0]["passport"]
+    assert passport["execution"] == "virtual"
+    assert passport["phone"]["serial"]
+    assert passport["accelerator"]["name"] == "cpu"
+    assert farm.run("results", job_id).returncode == 0
+    assert len(farm.run("results", job_id, "--csv").stdout.splitlines()) == 7
+    assert "test" in farm.run("jobs").stdout
+    assert "ready" not in farm.run("devices").stderr
+
+
+def test_unplugged_phones_edit_is_done_once_elsewhere(farm: Any, spec: Spec) -> None:
+    farm.up()
+    job_id = farm.submit(spec(4, SLOW))
+    attempt = farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
+    phone = next(phone for phone in farm.phones.phones if phone.address == attempt.device_id)
+    control = farm.phones.control(phone)
+    control.unplug()
+    retried = farm.wait(
+        lambda reader: [
+            other
+            for other in reader.attempts(job_id)
+            if other.trial_id == attempt.trial_id and other.attempt_id != attempt.attempt_id
+        ],
+        "a second attempt",
+    )
+    assert retried[0].device_id != attempt.device_id
+    control.plug()
+    farm.wait_done(job_id)
+    with farm.reader() as reader:
+        results = list(reader.results(job_id))
+        states = {view.attempt_id: view.state for view in reader.attempts(job_id)}
+    assert len(results) == len({result.trial_id for result in results}) == 4
+    assert states[attempt.attempt_id] == "expired"
+
+
+def test_short_unplugging_resumes_the_same_attempt(farm: Any, spec: Spec) -> None:
+    farm.up()
+    job_id = farm.submit(spec(2, SLOW))
+    attempt = farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
+    phone = next(phone for phone in farm.phones.phones if phone.address == attempt.device_id)
+    control = farm.phones.control(phone)
+    control.unplug()
+    control.plug()
+    farm.wait_done(job_id)
+    with farm.reader() as reader:
+        assert [len(trials) for trials in by_trial(reader, job_id).values()] == [1, 1]
+
+
+def by_trial(reader: StoreReader, job_id: str) -> dict[str, list[AttemptView]]:
+    found: dict[str, list[AttemptView]] = {}
+    for attempt in reader.attempts(job_id):
+        found.setdefault(attempt.trial_id, []).append(attempt)
+    return found
+
+
+def test_killed_controller_takes_the_job_up_again(farm: Any, spec: Spec) -> None:
+    process = farm.up()
+    job_id = farm.submit(spec(6, SLOW))
+    farm.wait(
+        lambda reader: reader.job(job_id).done >= 1 and running_attempt(reader, job_id), "half of the job"
+    )
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    with farm.reader() as reader:
+        done_before = {result.trial_id: result.attempt_id for result in reader.results(job_id)}
+    assert len(done_before) < 6
+
+    farm.up()
+    farm.wait_done(job_id)
+    with farm.reader() as reader:
+        results = list(reader.results(job_id))
+    assert len(results) == len({result.trial_id for result in results}) == 6
+    after = {result.trial_id: result.attempt_id for result in results}
+    assert done_before.items() <= after.items()
+
+
+def test_second_farm_on_the_same_folder_is_refused(farm: Any) -> None:
+    farm.up()
+    second = farm.run("up")
+    assert second.returncode == 2
+    assert "Traceback" not in second.stderr
+
+
+def test_cancelled_job_frees_its_phones(farm: Any, spec: Spec) -> None:
+    farm.up()
+    job_id = farm.submit(spec(6, SLOW))
+    farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
+    assert farm.run("cancel", job_id).returncode == 0
+    farm.wait(
+        lambda reader: all(device.state == "ready" for device in reader.devices()), "all phones being free"
+    )
+    with farm.reader() as reader:
+        assert reader.job(job_id).state == "cancelled"
+
+
+def test_mistakes_are_one_sentence(farm: Any, tmp_path: Path) -> None:
+    no_farm = farm.run("cancel", "job-1")
+    assert (no_farm.returncode, no_farm.stderr.count("\n")) == (2, 1)
+    assert "mobifarm up" in no_farm.stderr
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: 3\nmodel: x\nnonsense: true\n")
+    refused = farm.run("run", str(bad))
+    assert refused.returncode == 2
+    assert "nonsense" in refused.stderr
+    assert "Traceback" not in refused.stderr

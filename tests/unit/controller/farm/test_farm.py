@@ -1,0 +1,224 @@
+"""The farm's loop over a real store and a scripted host."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobifarm.controller.core.due import LeaseSettings
+from mobifarm.controller.core.events import (
+    AttemptFailed,
+    AttemptFinished,
+    DeviceAdded,
+    DeviceLost,
+    DeviceReady,
+    Identity,
+    JobSubmitted,
+    TrialPlan,
+)
+from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.selector import DeviceSelector
+from mobifarm.controller.core.state import JobState
+from mobifarm.controller.farm.farm import Farm, HostForgot
+from mobifarm.controller.host.reports import Report
+from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.sqlite import SqliteStore
+
+RESULT = {"result": {"status": "converged", "scores": []}, "agent_version": "1", "sensors": []}
+
+
+class ScriptedHost:
+    """Records what it is told; reports what the test puts in."""
+
+    name = "host"
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ...]] = []
+        self.dispatched: asyncio.Queue[tuple[str, str, int, Mapping[str, Any]]] = asyncio.Queue()
+        self.acknowledged: asyncio.Queue[str] = asyncio.Queue()
+        self.attached: asyncio.Queue[str] = asyncio.Queue()
+        self.queue: asyncio.Queue[Sequence[Report] | Exception] = asyncio.Queue()
+
+    async def attach(self, device_id: str, address: str) -> None:
+        self.attached.put_nowait(device_id)
+
+    async def detach(self, device_id: str) -> None:
+        self.told.append(("detach", device_id))
+
+    async def dispatch(
+        self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]
+    ) -> None:
+        self.dispatched.put_nowait((device_id, attempt_id, fencing_token, payload))
+
+    async def cancel(self, device_id: str, attempt_id: str) -> None:
+        self.told.append(("cancel", device_id, attempt_id))
+
+    async def acknowledge(self, device_id: str, attempt_id: str) -> None:
+        self.acknowledged.put_nowait(attempt_id)
+
+    async def reports(self) -> Sequence[Report]:
+        item = await self.queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+def ready(device_id: str) -> DeviceReady:
+    return DeviceReady(
+        at=1.0,
+        device_id=device_id,
+        host="host",
+        identity=Identity(device_id, f"serial of {device_id}", "fingerprint"),
+        properties={},
+        execution="virtual",
+        held_attempts=(),
+        agent_version="1",
+        fencing_token=0,
+    )
+
+
+def job(trials: int) -> JobSubmitted:
+    plans = tuple(TrialPlan(f"j/{number}", f"fact {number}", {"fact": number}) for number in range(trials))
+    return JobSubmitted(1.0, "j", "facts", "me", {}, plans, DeviceSelector(), 0, 3)
+
+
+def finished(attempt_id: str, token: int, device_id: str) -> AttemptFinished:
+    return AttemptFinished(2.0, attempt_id, token, device_id, failed=False, result=RESULT)
+
+
+@asynccontextmanager
+async def running(path: Path, host: ScriptedHost, grace_s: float = 600.0) -> AsyncIterator[Farm]:
+    numbers = itertools.count()
+    store = SqliteStore(path)
+    farm = Farm(
+        store=store,
+        host=host,
+        policy=FifoPolicy(),
+        settings=LeaseSettings(lost_grace_s=grace_s, attempt_limit_s=3600.0),
+        clock=lambda: 10.0,
+        identifier=lambda prefix: f"{prefix}-{store.epoch}-{next(numbers)}",
+        paranoid=True,
+    )
+    task = asyncio.create_task(farm.run())
+    try:
+        async with asyncio.timeout(60):
+            await farm.started.wait()
+            yield farm
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        store.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "farm.sqlite"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_trials_are_leased_and_their_results_stored(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(2))
+        host.queue.put_nowait([ready("a")])
+        for _ in range(2):
+            device_id, attempt_id, token, _ = await host.dispatched.get()
+            host.queue.put_nowait([finished(attempt_id, token, device_id)])
+            assert await host.acknowledged.get() == attempt_id
+        assert farm.state.jobs["j"].state is JobState.DONE
+    with StoreReader(path) as reader:
+        results = list(reader.results("j"))
+    assert [result.trial_id for result in results] == ["j/0", "j/1"]
+    assert results[0].result["passport"]["phone"]["serial"] == "serial of a"
+
+
+async def test_dispatch_carries_the_trials_payload(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        assert (await host.dispatched.get())[3] == {"fact": 0}
+
+
+async def test_restart_resumes_the_same_attempt(path: Path) -> None:
+    async with running(path, host := ScriptedHost()) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        before = await host.dispatched.get()
+    async with running(path, host := ScriptedHost()) as farm:
+        assert await host.attached.get() == "a"
+        host.queue.put_nowait([ready("a")])
+        assert await host.dispatched.get() == before
+        host.queue.put_nowait([finished(before[1], before[2], "a")])
+        await host.acknowledged.get()
+        assert farm.state.jobs["j"].state is JobState.DONE
+
+
+async def test_lost_phones_trial_goes_to_another_and_the_late_result_is_dropped(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host, grace_s=0.0) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), DeviceAdded(1.0, "b", "b", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        _, first, first_token, _ = await host.dispatched.get()
+        host.queue.put_nowait([DeviceLost(2.0, "a", "unplugged"), ready("b")])
+        await until(lambda: farm.state.trials["j/0"].not_before > 0)
+        farm._clock = lambda: 1000.0  # the back-off is over
+        await farm.apply()
+        device_id, second, token, _ = await host.dispatched.get()
+        assert (device_id, second != first, token > first_token) == ("b", True, True)
+        host.queue.put_nowait([ready("a"), finished(first, first_token, "a")])
+        assert await host.acknowledged.get() == first
+        host.queue.put_nowait([finished(second, token, "b")])
+        assert await host.acknowledged.get() == second
+    with StoreReader(path) as reader:
+        assert [result.attempt_id for result in reader.results("j")] == [second]
+
+
+async def test_host_that_forgot_its_phones_gets_them_again(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        await farm.attach("a", "a")
+        host.queue.put_nowait([ready("a")])
+        before = await host.dispatched.get()
+        while not host.attached.empty():
+            host.attached.get_nowait()
+        host.queue.put_nowait(HostForgot("restarted"))
+        assert await host.attached.get() == "a"
+        assert not farm.state.devices["a"].connected
+        host.queue.put_nowait([ready("a")])
+        assert await host.dispatched.get() == before
+
+
+async def test_news_of_a_phone_that_was_never_added_is_ignored(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        host.queue.put_nowait([ready("ghost")])
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        await host.dispatched.get()
+        assert "ghost" not in farm.state.devices
+
+
+async def test_broken_attempt_is_tried_again(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        _, first, token, _ = await host.dispatched.get()
+        host.queue.put_nowait([AttemptFailed(2.0, first, token, "a", "agent died")])
+        await until(lambda: farm.state.trials["j/0"].not_before > 0)
+        farm._clock = lambda: 1000.0
+        await farm.apply()
+        assert (await host.dispatched.get())[1] != first

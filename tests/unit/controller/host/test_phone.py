@@ -1,0 +1,285 @@
+"""A phone session against a scripted phone: what becomes an event and what does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from mobifarm.controller.core.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    DeviceLost,
+    DeviceReady,
+    DeviceState,
+    DeviceStateChanged,
+)
+from mobifarm.controller.errors import AuthorisationRequired, DeviceError
+from mobifarm.controller.host.phone import PhoneSession
+from mobifarm.controller.host.reports import AttemptProgress, Report
+from mobifarm.v1 import agent_pb2
+
+PAYLOAD: dict[str, Any] = {
+    "model": "tiny",
+    "bundle_hash": "ab" * 32,
+    "method": "forward",
+    "settings": {},
+    "seed": 1,
+    "record": {
+        "record_id": "r1",
+        "subject": "Mira",
+        "prompt": "Mira lives in",
+        "target_new": "Oslo",
+        "target_true": "Rome",
+        "paraphrases": [],
+        "neighbours": [],
+        "portability": [],
+    },
+}
+
+
+def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+
+
+class ScriptedStub:
+    """Answers Run with a script: responses are yielded, exceptions raised, None waits for ever."""
+
+    def __init__(self, *scripts: list[Any]) -> None:
+        self.scripts = list(scripts)
+        self.calls: list[tuple[str, str]] = []
+        self.called = asyncio.Event()
+
+    async def Run(self, request: agent_pb2.RunRequest) -> AsyncIterator[agent_pb2.RunResponse]:  # noqa: N802
+        for item in self.scripts.pop(0):
+            if item is None:
+                await asyncio.Event().wait()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    async def _short(self, name: str, request: Any) -> None:
+        self.calls.append((name, request.attempt_id))
+        self.called.set()
+
+    async def Cancel(self, request: Any, timeout: float) -> None:  # noqa: N802
+        await self._short("Cancel", request)
+
+    async def Acknowledge(self, request: Any, timeout: float) -> None:  # noqa: N802
+        await self._short("Acknowledge", request)
+
+    async def CheckBundle(self, request: Any, timeout: float) -> None:  # noqa: N802
+        pass
+
+
+class ScriptedPhone:
+    serial = "S1"
+    fingerprint = "brand/device:14"
+    execution = "virtual"
+    properties: Mapping[str, str] = {"ro.product.model": "Test"}
+
+    def __init__(self, stub: ScriptedStub, pushing: asyncio.Event | None = None) -> None:
+        self.stub: Any = stub
+        self.description = agent_pb2.DescribeResponse(
+            agent_version="1",
+            attempts=[
+                agent_pb2.HeldAttempt(
+                    attempt_id="old", fencing_token=3, state=agent_pb2.ATTEMPT_STATE_FINISHED
+                )
+            ],
+        )
+        self.lost = asyncio.Event()
+        self.pushes: list[str] = []
+        self.push_allowed = pushing
+        self.closed = asyncio.Event()
+
+    async def push_bundle(self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]) -> None:
+        self.pushes.append(bundle_hash)
+        if self.push_allowed:
+            await self.push_allowed.wait()
+
+    async def wait_lost(self) -> str:
+        await self.lost.wait()
+        return "unplugged"
+
+    async def check_health(self, timeout_s: float) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+class Bench:
+    """A session with its reports, waited for by kind."""
+
+    def __init__(self, *outcomes: ScriptedPhone | Exception) -> None:
+        self.outcomes = list(outcomes)
+        self.reports: list[Report] = []
+        self._changed = asyncio.Event()
+        self.session = PhoneSession(
+            "tcp:x:1",
+            "tcp:x:1",
+            host="host",
+            connect=self._connect,
+            bundle_folder=lambda model, bundle_hash: Path("/nowhere"),
+            emit=self._emit,
+            clock=lambda: 1.0,
+        )
+
+    async def _connect(self, address: str, stage: Any, transfer: Any) -> Any:
+        stage(DeviceState.CONNECTING)
+        if not self.outcomes:
+            await asyncio.Event().wait()
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _emit(self, report: Report) -> None:
+        self.reports.append(report)
+        self._changed.set()
+
+    async def wait_for(self, kind: type, number: int = 1) -> Any:
+        async with asyncio.timeout(30):
+            while len(found := [report for report in self.reports if isinstance(report, kind)]) < number:
+                self._changed.clear()
+                await self._changed.wait()
+        return found[number - 1]
+
+    def count(self, kind: type) -> int:
+        return sum(isinstance(report, kind) for report in self.reports)
+
+
+@pytest.fixture
+async def benches() -> AsyncIterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(*outcomes: ScriptedPhone | Exception) -> Bench:
+        made.append(Bench(*outcomes))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        await bench.session.stop()
+
+
+def result(status: agent_pb2.EditStatus, message: str = "") -> agent_pb2.RunResponse:
+    return agent_pb2.RunResponse(result=agent_pb2.EditResult(attempt_id="a1", status=status, message=message))
+
+
+PROGRESS = agent_pb2.RunResponse(
+    progress=agent_pb2.EditProgress(phase=agent_pb2.EDIT_PHASE_OPTIMISING, step=2, loss=float("nan"))
+)
+
+
+async def test_ready_tells_who_the_phone_is_and_what_it_holds(benches: Callable[..., Bench]) -> None:
+    bench = benches(ScriptedPhone(ScriptedStub()))
+    ready = await bench.wait_for(DeviceReady)
+    assert (ready.identity.serial, ready.identity.fingerprint) == ("S1", "brand/device:14")
+    assert [(held.attempt_id, held.state) for held in ready.held_attempts] == [("old", "finished")]
+
+
+async def test_same_failure_again_and_again_is_one_event(benches: Callable[..., Bench]) -> None:
+    bench = benches(DeviceError("no"), DeviceError("no"), ScriptedPhone(ScriptedStub()))
+    await bench.wait_for(DeviceReady)
+    reasons = [report.reason for report in bench.reports if isinstance(report, DeviceStateChanged)]
+    assert reasons.count("no") == 1
+
+
+async def test_waiting_for_authorisation_says_what_to_do(benches: Callable[..., Bench]) -> None:
+    bench = benches(AuthorisationRequired("nobody tapped Allow"))
+    await bench.wait_for(DeviceStateChanged, 2)
+    waiting = bench.reports[-1]
+    assert isinstance(waiting, DeviceStateChanged)
+    assert waiting.state is DeviceState.AWAITING_AUTHORISATION
+    assert "Allow" in waiting.action
+
+
+async def test_attempt_reports_start_progress_and_result(benches: Callable[..., Bench]) -> None:
+    phone = ScriptedPhone(ScriptedStub([PROGRESS, result(agent_pb2.EDIT_STATUS_CONVERGED)]))
+    bench = benches(phone)
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    finished = await bench.wait_for(AttemptFinished)
+    assert (finished.fencing_token, finished.failed) == (7, False)
+    assert bench.count(AttemptStarted) == 1
+    progress = await bench.wait_for(AttemptProgress)
+    assert (progress.phase, progress.step, progress.loss) == ("optimising", 2, None)
+    assert phone.pushes == [PAYLOAD["bundle_hash"]]
+
+
+async def test_failed_edit_is_a_result(benches: Callable[..., Bench]) -> None:
+    bench = benches(ScriptedPhone(ScriptedStub([result(agent_pb2.EDIT_STATUS_FAILED, "no tokens")])))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    assert (await bench.wait_for(AttemptFinished)).failed
+
+
+async def test_refused_request_is_the_workloads_fault(benches: Callable[..., Bench]) -> None:
+    refusal = rpc_error(grpc.StatusCode.INVALID_ARGUMENT, "subject is empty")
+    bench = benches(ScriptedPhone(ScriptedStub([refusal])))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    finished = await bench.wait_for(AttemptFinished)
+    assert finished.failed
+    assert finished.result["result"]["message"] == "subject is empty"
+
+
+async def test_broken_call_on_a_sound_link_is_the_farms_fault(
+    benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobifarm.controller.host.phone.LINK_LOSS_NOTICE_S", 0.01)
+    bench = benches(ScriptedPhone(ScriptedStub([rpc_error(grpc.StatusCode.INTERNAL, "oops")])))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    assert "oops" in (await bench.wait_for(AttemptFailed)).reason
+
+
+async def test_lost_link_ends_no_attempt(benches: Callable[..., Bench]) -> None:
+    phone = ScriptedPhone(ScriptedStub([PROGRESS, None]))
+    bench = benches(phone)
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    await bench.wait_for(AttemptProgress)
+    phone.lost.set()
+    assert (await bench.wait_for(DeviceLost)).reason == "unplugged"
+    assert bench.count(AttemptFailed) == bench.count(AttemptFinished) == 0
+    async with asyncio.timeout(30):
+        await phone.closed.wait()
+
+
+async def test_cancelled_on_the_phone_is_reported_and_dropped_there(benches: Callable[..., Bench]) -> None:
+    stub = ScriptedStub([result(agent_pb2.EDIT_STATUS_CANCELLED)])
+    bench = benches(ScriptedPhone(stub))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    await bench.wait_for(AttemptFailed)
+    await stub.called.wait()
+    assert stub.calls == [("Acknowledge", "a1")]
+
+
+async def test_cancelled_before_it_reaches_the_phone_ends_here(benches: Callable[..., Bench]) -> None:
+    stub = ScriptedStub()
+    phone = ScriptedPhone(stub, pushing=asyncio.Event())
+    bench = benches(phone)
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    async with asyncio.timeout(30):
+        while not phone.pushes:
+            await asyncio.sleep(0)
+    bench.session.cancel("a1")
+    assert (await bench.wait_for(AttemptFailed)).attempt_id == "a1"
+
+
+async def test_dispatch_without_a_link_does_nothing(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    await bench.wait_for(DeviceStateChanged)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    await asyncio.sleep(0)
+    assert bench.count(AttemptStarted) == bench.count(AttemptFailed) == 0
