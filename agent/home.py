@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from mobifarm.agent.errors import AgentError
@@ -37,6 +38,7 @@ class AgentHome:
         self.journal = self.agent / "journal"
         self.fencing_token = self.agent / "fencing_token"
         self.log = self.agent / "log"
+        self.temporary = self.agent / "temporary"
         self._token = self.agent / "token"
         self._ready = self.agent / "ready.json"
         self._lock = self.agent / "lock"
@@ -70,6 +72,8 @@ class AgentHome:
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._lock_descriptor = descriptor
         self._ready.unlink(missing_ok=True)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(mode=0o700, exist_ok=True)
 
     def make_token(self) -> str:
         """Write and return a new token (64 hexadecimal digits); older ones are void."""

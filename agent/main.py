@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,11 +93,14 @@ def _serve(options: argparse.Namespace) -> int:
     home = AgentHome(options.home.absolute())
     home.take()
     _log_to(home.log)
+    tempfile.tempdir = str(home.temporary)
     # A pulled cable hangs up the shell that started the agent; the agent's work goes on.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from mobifarm.agent.serving import Settings, serve
+    from mobifarm.agent.model_runner import ModelRunner
+    from mobifarm.agent.serving import Settings, processors, serve
 
-    ended = asyncio.run(serve(home, Settings(options.address, options.sys_root, options.threads, _STOP_S)))
+    runner = ModelRunner(home.bundles, threads=options.threads or processors())
+    ended = asyncio.run(serve(home, Settings(options.address, options.sys_root, _STOP_S), runner))
     home.release()
     logging.shutdown()
     if not ended:

@@ -18,7 +18,6 @@ from mobifarm.agent.execution import Execution
 from mobifarm.agent.fence import Fence
 from mobifarm.agent.home import AgentHome, default_address
 from mobifarm.agent.journal import Journal
-from mobifarm.agent.model_runner import ModelRunner
 from mobifarm.agent.properties import read_properties
 from mobifarm.agent.runner import EditRunner
 from mobifarm.agent.sensors import memory_total_bytes, probe
@@ -39,21 +38,24 @@ class Settings:
     Attributes:
         address: where to listen; None takes an abstract socket named after the phone.
         sys_root: folder that holds ``sys`` and ``proc``.
-        threads: processor threads of the editor; None takes every processor.
         stop_s: how long a stop may wait for the running edit.
     """
 
     address: str | None
     sys_root: Path
-    threads: int | None
     stop_s: float
 
 
-async def serve(home: AgentHome, settings: Settings, runner: EditRunner | None = None) -> bool:
+def processors() -> int:
+    """Processors that the agent may use."""
+    return len(os.sched_getaffinity(0))
+
+
+async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool:
     """Serve until SIGTERM or SIGINT; ``home`` is taken already.
 
     Args:
-        runner: does the edits; the model bundles' own by default.
+        runner: does the edits.
 
     Returns:
         Whether everything ended; False where a running edit did not stop in time.
@@ -68,17 +70,16 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner | None =
 
     properties = read_properties()
     sensors = probe(settings.sys_root)
-    cpu_count = len(os.sched_getaffinity(0))
     identity = Identity(
         session_id=secrets.token_hex(16),
         properties=properties,
         sensors=sensors.descriptions,
-        cpu_count=cpu_count,
+        cpu_count=processors(),
         memory_total_bytes=memory_total_bytes(settings.sys_root) or 0,
         onnxruntime_version=onnxruntime.__version__,
     )
     execution = Execution(
-        runner=runner or ModelRunner(home.bundles, threads=settings.threads or cpu_count),
+        runner=runner,
         journal=Journal(home.journal),
         fence=Fence(home.fencing_token),
         read_sensors=sensors.read,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
 from mobifarm.v1.agent_pb2 import TelemetryBatch, TelemetrySample, TelemetrySummary
+
+_log = logging.getLogger(__name__)
 
 PERIOD_S = 0.1
 SAMPLES_PER_BATCH = 10
@@ -106,7 +109,13 @@ class Sampler:
 
     def _sample(self) -> None:
         monotonic_ns = self._clock_ns()
-        self._send(self._recorder.add(monotonic_ns, self._read()))
+        try:
+            values = self._read()
+        except Exception:
+            # A sensor must never cost an edit; the sample then holds nothing.
+            _log.exception("the sensors could not be read")
+            values = {}
+        self._send(self._recorder.add(monotonic_ns, values))
 
     def _send(self, batch: TelemetryBatch | None) -> None:
         if batch is not None:

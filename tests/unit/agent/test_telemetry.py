@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +71,16 @@ def test_the_sampler_reads_at_both_ends_and_in_between():
     assert summary.first.values["x"] == 1.0
     assert summary.last.values["x"] == len(read)
     assert summary.gaps == 0
+
+
+def test_a_failing_sensor_costs_its_values_and_nothing_else(caplog: pytest.LogCaptureFixture):
+    def fail() -> dict[str, float]:
+        raise ValueError("odd firmware")
+
+    with caplog.at_level(logging.ERROR):
+        sampler = Sampler(fail, lambda batch: None)
+        sampler.start()
+        summary = sampler.stop()
+    assert summary.samples >= 1
+    assert summary.last.values == {}
+    assert "odd firmware" in caplog.text

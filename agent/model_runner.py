@@ -1,0 +1,124 @@
+"""Edits real models: finds bundles on the phone, trusts them once verified, keeps the last one loaded."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from mobifarm.agent.editor.bundle import Bundle, read_manifest, verify_bundle
+from mobifarm.agent.editor.edit import check_edit, edit
+from mobifarm.agent.editor.manifest import Architecture, Manifest
+from mobifarm.agent.editor.methods import validate_settings
+from mobifarm.agent.editor.settings import canonical_json
+from mobifarm.agent.editor.tokenizer import Tokenizer
+from mobifarm.agent.editor.types import EditPhase, EditProgress, Report
+from mobifarm.agent.errors import BundleNotFound, Cancelled, InputError
+from mobifarm.agent.runner import BundleSummary, EditJob, FinishedEdit
+
+_HASH = re.compile(r"[0-9a-f]{64}\Z")
+_log = logging.getLogger(__name__)
+
+
+class _Texts(Tokenizer):
+    """The part of a bundle that needs no weights: enough to check an edit before the model is loaded."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        super().__init__(path / manifest.tokenizer.file, manifest.tokenizer)
+        self.manifest = manifest
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.manifest.architecture
+
+
+class ModelRunner:
+    """An ``EditRunner`` over the bundles in ``folder``, each in a folder named after its hash.
+
+    Args:
+        threads: processor threads of one edit.
+    """
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._verified: dict[str, _Texts] = {}
+        self._loaded: Bundle | None = None
+        self._base_hash = ""
+
+    def check_bundle(self, bundle_hash: str) -> BundleSummary:
+        """See EditRunner; hashes every file, also of a bundle that was verified before."""
+        manifest = self._verify(bundle_hash).manifest
+        return BundleSummary(bundle_hash, manifest.name, manifest.size_bytes)
+
+    def validate(self, job: EditJob) -> None:
+        """See EditRunner; verifies a bundle that this process has not verified yet."""
+        with self._lock:
+            texts = self._verified.get(job.bundle_hash)
+        texts = texts or self._verify(job.bundle_hash)
+        # The check runs no model, so it takes the texts alone for the bundle.
+        check_edit(cast(Bundle, texts), job.record, method=job.method, settings=job.settings)
+
+    def run(self, job: EditJob, *, report: Report, cancelled: Callable[[], bool]) -> FinishedEdit:
+        """See EditRunner."""
+        report(EditProgress(EditPhase.LOADING))
+        started_s = time.monotonic()
+        bundle, was_loaded = self._load(job.bundle_hash)
+        load_s = 0.0 if was_loaded else time.monotonic() - started_s
+        try:
+            outcome = edit(
+                bundle,
+                job.record,
+                method=job.method,
+                settings=job.settings,
+                seed=job.seed,
+                report=report,
+                cancelled=cancelled,
+                clock=time.monotonic,
+            )
+        except (Cancelled, InputError):
+            raise
+        except Exception:
+            self._loaded = None  # whatever state it is in, the next edit starts from the files
+            raise
+        base_hash, expected = bundle.base_hash(), self._base_hash
+        if base_hash != expected:
+            _log.error("the model is not what it was before the edit; it is loaded anew")
+            self._loaded = None
+        return FinishedEdit(
+            outcome=outcome,
+            load_s=load_s,
+            settings_json=canonical_json(validate_settings(job.method, job.settings)),
+            nodes_by_provider=bundle.placement(),
+            base_hash=base_hash,
+            returned_to_base=base_hash == expected,
+        )
+
+    def _verify(self, bundle_hash: str) -> _Texts:
+        if not _HASH.match(bundle_hash):
+            raise InputError(f"bundle_hash is {bundle_hash[:80]!r}: give 64 hexadecimal digits")
+        path = self._folder / bundle_hash
+        if not path.is_dir():
+            raise BundleNotFound(f"model bundle {bundle_hash} is not on this phone: push it first")
+        with self._lock:
+            self._verified.pop(bundle_hash, None)
+        verify_bundle(path, bundle_hash)
+        manifest, _ = read_manifest(path)
+        texts = _Texts(path, manifest)
+        with self._lock:
+            self._verified[bundle_hash] = texts
+        return texts
+
+    def _load(self, bundle_hash: str) -> tuple[Bundle, bool]:
+        if self._loaded is not None and self._loaded.bundle_hash == bundle_hash:
+            return self._loaded, True
+        self._loaded = None  # two models may not fit into the phone's memory
+        bundle = Bundle.open(self._folder / bundle_hash, threads=self._threads, verify=False)
+        self._base_hash = bundle.base_hash()
+        self._loaded = bundle
+        return bundle, False
