@@ -1,0 +1,397 @@
+"""A model bundle in memory: two graphs, run by ONNX Runtime, and the embedding look-up in numpy.
+
+The weights lie in one file that is mapped into memory. The embedding is stored once, int8 with a scale per row:
+the look-up reads its rows from the map, and where the model ties its output projection to the embedding, the
+upper graph reads the same bytes. The methods hold no state between calls; an edit lives in the arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from mobifarm.agent.editor.manifest import (
+    MANIFEST_NAME,
+    Architecture,
+    Manifest,
+    StoredTensor,
+    manifest_hash,
+    parse_manifest,
+)
+from mobifarm.agent.editor.tokenizer import Tokenizer
+from mobifarm.agent.errors import BundleError, BundleNotFound, InputError
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+_HASH_CHUNK_BYTES = 1 << 20
+_PROBE_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EditPair:
+    """Rank-R side input of the edited layer: value += (key·keysᵀ)·values. keys [R, f], values [R, d], f32."""
+
+    keys: Floats
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class LowerOutput:
+    """Layers 0…l: residual [B, T, d] after layer l, key [B, T, f] and value [B, T, d] of its ``down_proj``, f32."""
+
+    residual: Floats
+    key: Floats
+    value: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keys and values of the layers above l for a prefix.
+
+    Attributes:
+        past: [2(L−1−l), b, H, P, h] f32, P ≥ 1; key and value of a layer follow each other.
+        lengths: [b] int64, how many of the P positions are real; the rest is masked.
+    """
+
+    past: Floats
+    lengths: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class UpperOutput:
+    """Layers l+1…L−1 at the asked positions.
+
+    Attributes:
+        log_probabilities: [B, N] f32, of the targets, nats.
+        argmax: [B, N] int64, the model's first choice.
+        log_softmax: [B, N, V] f32 where it was asked for.
+    """
+
+    log_probabilities: Floats
+    argmax: Integers
+    log_softmax: Floats | None
+
+
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """The manifest of the bundle in the folder ``path`` and the bundle's hash.
+
+    Raises:
+        BundleNotFound: there is no manifest.
+        BundleError: it cannot be read by this version.
+    """
+    try:
+        raw = (path / MANIFEST_NAME).read_bytes()
+    except FileNotFoundError as error:
+        raise BundleNotFound(f"no model bundle in {path}: build or push it first") from error
+    except OSError as error:
+        raise BundleError(f"{MANIFEST_NAME} of {path.name} cannot be read: {error.strerror}") from error
+    return parse_manifest(raw), manifest_hash(raw)
+
+
+def verify_bundle(path: Path, expected_hash: str | None = None) -> int:
+    """Check every file of the bundle in ``path`` against its manifest.
+
+    Returns:
+        Bytes of all files but the manifest.
+
+    Raises:
+        BundleNotFound: there is no manifest.
+        BundleError: the manifest has another hash than ``expected_hash``, or a file is missing or damaged.
+    """
+    manifest, found_hash = read_manifest(path)
+    if expected_hash is not None and found_hash != expected_hash:
+        raise BundleError(
+            f"the bundle in {path.name} has hash {found_hash}, not {expected_hash}: push it again"
+        )
+    for name, file in sorted(manifest.files.items()):
+        try:
+            size = (path / name).stat().st_size
+            digest = _file_hash(path / name) if size == file.size else ""
+        except OSError as error:
+            reason = error.strerror
+            raise BundleError(
+                f"{name} of bundle {manifest.name} cannot be read ({reason}): push it again"
+            ) from error
+        if size != file.size:
+            raise BundleError(
+                f"{name} of bundle {manifest.name} has {size} bytes instead of {file.size}: push it again"
+            )
+        if digest != file.sha256:
+            raise BundleError(f"{name} of bundle {manifest.name} is damaged (sha256 differs): push it again")
+    return manifest.size_bytes
+
+
+def stack_caches(caches: Sequence[Cache]) -> Cache:
+    """Put the prefixes of several contexts side by side, shorter ones masked, for one batched call."""
+    longest = max(cache.past.shape[3] for cache in caches)
+    padded = [
+        np.pad(cache.past, ((0, 0), (0, 0), (0, 0), (0, longest - cache.past.shape[3]), (0, 0)))
+        for cache in caches
+    ]
+    return Cache(np.concatenate(padded, axis=1), np.concatenate([cache.lengths for cache in caches]))
+
+
+class Bundle:
+    """A model that can be edited. Make one with :meth:`open`; calls from several threads must be kept apart."""
+
+    def __init__(self, path: Path, manifest: Manifest, bundle_hash: str, threads: int) -> None:
+        """Use :meth:`open`, which checks the files."""
+        self.manifest = manifest
+        self.bundle_hash = bundle_hash
+        self.tokenizer = Tokenizer(path / manifest.tokenizer.file, manifest.tokenizer)
+        self._embedding = _map_tensor(path, manifest.tensors["embedding"])
+        scales = manifest.tensors.get("embedding_scales")
+        self._embedding_scales = None if scales is None else np.array(_map_tensor(path, scales))
+        self._edited_down_proj = _map_tensor(path, manifest.tensors["edited_down_proj"])
+        # A profiled first call proves where the graphs really run; afterwards profiling costs nothing.
+        with tempfile.TemporaryDirectory(prefix="mobifarm-placement-") as folder:
+            self._lower, self._upper = (
+                _open_session(path / manifest.graphs[name], threads, Path(folder) / name)
+                for name in ("lower", "upper")
+            )
+            self._present_names = [
+                output.name for output in self._upper.get_outputs() if output.name.startswith("present_")
+            ]
+            self._probe()
+            self._placement = _nodes_by_provider(self._lower, self._upper)
+
+    @classmethod
+    def open(cls, path: Path, *, threads: int = 2, verify: bool = True) -> Bundle:
+        """Load the bundle in the folder ``path``.
+
+        Args:
+            path: folder with ``manifest.json``.
+            threads: threads of ONNX Runtime for one call.
+            verify: check all files against the manifest first.
+
+        Raises:
+            BundleNotFound: there is no bundle.
+            BundleError: the bundle is damaged or of another version.
+        """
+        manifest, bundle_hash = read_manifest(path)
+        if verify:
+            verify_bundle(path, bundle_hash)
+        try:
+            return cls(path, manifest, bundle_hash, threads)
+        except BundleError:
+            raise
+        except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BundleError(f"bundle {manifest.name} cannot be loaded ({reason}): push it again") from error
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.manifest.name
+
+    @property
+    def architecture(self) -> Architecture:
+        """Shape of the model."""
+        return self.manifest.architecture
+
+    @property
+    def edit_layer(self) -> int:
+        """Layer l, from 0, whose ``down_proj`` is edited."""
+        return self.manifest.edit_layer
+
+    @property
+    def upper_layers(self) -> int:
+        """Number of layers above l."""
+        return self.architecture.layers - 1 - self.edit_layer
+
+    def tokenize(self, text: str) -> list[int]:
+        """See Tokenizer.tokenize."""
+        return self.tokenizer.tokenize(text)
+
+    def tokenize_prompt_and_answer(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """See Tokenizer.tokenize_prompt_and_answer."""
+        return self.tokenizer.tokenize_prompt_and_answer(prompt, answer)
+
+    def subject_last_index(self, prompt: str, subject: str) -> int:
+        """See Tokenizer.subject_last_index."""
+        return self.tokenizer.subject_last_index(prompt, subject)
+
+    def embed(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
+        """Embeddings [..., d] f32 of token ids [...]."""
+        rows = self._embedding[token_ids]
+        if self._embedding_scales is None:
+            return np.asarray(rows, np.float32)
+        return rows.astype(np.float32) * self._embedding_scales[token_ids][..., None]
+
+    def lower(self, token_ids: NDArray[np.integer[Any]], edits: EditPair | None = None) -> LowerOutput:
+        """Layers 0…l. Shorter sequences of a batch are padded on the right with any token.
+
+        Args:
+            token_ids: [B, T] int.
+            edits: side input of layer l; None for the unedited model.
+
+        Raises:
+            InputError: a sequence is longer than the bundle takes.
+        """
+        self._check_length(token_ids.shape[1])
+        a = self.architecture
+        if edits is None or len(edits.keys) == 0:
+            edits = EditPair(np.zeros((1, a.intermediate), np.float32), np.zeros((1, a.hidden), np.float32))
+        feeds = {
+            "embeddings": self.embed(token_ids),
+            "edit_keys": np.asarray(edits.keys, np.float32),
+            "edit_values": np.asarray(edits.values, np.float32),
+        }
+        return LowerOutput(*self._lower.run(["residual", "key", "value"], feeds))
+
+    def empty_cache(self) -> Cache:
+        """The cache of an empty prefix."""
+        a = self.architecture
+        past = np.zeros((2 * self.upper_layers, 1, a.key_value_heads, 1, a.head_dim), np.float32)
+        return Cache(past, np.zeros(1, np.int64))
+
+    def fill_cache(self, residual: Floats, lengths: Sequence[int] | None = None) -> Cache:
+        """Keys and values of the layers above l for prefixes that start a sequence.
+
+        Args:
+            residual: [b, P, d], output of :meth:`lower` for the prefix; P may be 0.
+            lengths: tokens of each prefix without padding; all P where None.
+        """
+        batch, length, hidden = residual.shape
+        if length == 0:
+            return stack_caches([self.empty_cache()] * batch)
+        nothing = np.zeros((1, 1), np.int64)
+        feeds = self._upper_feeds(
+            residual, self.empty_cache(), np.zeros((batch, hidden), np.float32), nothing, nothing
+        )
+        options = onnxruntime.RunOptions()
+        # Reading out the vocabulary would be wasted here.
+        options.only_execute_path_to_fetches = True
+        presents = self._upper.run(self._present_names, feeds, options)
+        counts = np.full(batch, length, np.int64) if lengths is None else np.asarray(lengths, np.int64)
+        return Cache(np.stack(presents), counts)
+
+    def upper(
+        self,
+        residual: Floats,
+        cache: Cache | None,
+        delta: Floats,
+        rows: NDArray[np.integer[Any]] | Sequence[int],
+        targets: NDArray[np.integer[Any]] | Sequence[int],
+        *,
+        with_log_softmax: bool = False,
+    ) -> UpperOutput:
+        """Layers l+1…L−1 on the tokens after a prefix, for a batch of δ.
+
+        Args:
+            residual: [b, S, d], output of :meth:`lower` at the S positions after the prefix; b is 1 or B.
+            cache: keys and values of the prefix, for b = 1 or B contexts; None where there is no prefix.
+            delta: [B, d], added to the first of the S positions; zeros for none.
+            rows: [N] or [b, N], positions within S to read: the answer's first token is predicted at the
+                position before it.
+            targets: [N] or [b, N], token ids whose probability is wanted at these positions.
+            with_log_softmax: also return the log-probabilities of the whole vocabulary.
+
+        Raises:
+            InputError: prefix and suffix together are longer than the bundle takes.
+        """
+        cache = self.empty_cache() if cache is None else cache
+        self._check_length(residual.shape[1] + int(cache.lengths.max()))
+        feeds = self._upper_feeds(
+            residual,
+            cache,
+            np.asarray(delta, np.float32),
+            np.atleast_2d(np.asarray(rows, np.int64)),
+            np.atleast_2d(np.asarray(targets, np.int64)),
+        )
+        names = ["log_probabilities", "argmax"] + ["log_softmax"] * with_log_softmax
+        outputs = self._upper.run(names, feeds)
+        return UpperOutput(outputs[0], outputs[1], outputs[2] if with_log_softmax else None)
+
+    def placement(self) -> dict[str, int]:
+        """Execution provider → number of nodes that it ran, from the trace of the first real call."""
+        return dict(self._placement)
+
+    def base_hash(self) -> str:
+        """sha256 over what an edit could change: the edited ``down_proj`` as it is mapped, and every output of both
+        graphs for fixed tokens without an edit, bit by bit. Equal before and after an edit that was undone."""
+        digest = hashlib.sha256(np.ascontiguousarray(self._edited_down_proj).tobytes())
+        for array in self._probe():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _probe(self) -> list[NDArray[Any]]:
+        tokens = np.arange(_PROBE_TOKENS)[None] % self.architecture.vocabulary
+        low = self.lower(tokens)
+        delta = np.zeros((1, self.architecture.hidden), np.float32)
+        rows = np.arange(_PROBE_TOKENS)
+        high = self.upper(low.residual, None, delta, rows, tokens, with_log_softmax=True)
+        assert high.log_softmax is not None
+        return [low.residual, low.key, low.value, high.log_softmax]
+
+    def _upper_feeds(
+        self, residual: Floats, cache: Cache, delta: Floats, rows: Integers, targets: Integers
+    ) -> Mapping[str, NDArray[Any]]:
+        return {
+            "residual": residual,
+            "delta": delta,
+            "past": cache.past,
+            "past_lengths": cache.lengths,
+            "rows": rows,
+            "targets": targets,
+        }
+
+    def _check_length(self, tokens: int) -> None:
+        limit = self.architecture.max_positions
+        if tokens > limit:
+            raise InputError(
+                f"the text has {tokens} tokens, the model bundle takes at most {limit}: shorten it"
+            )
+
+
+def _open_session(graph: Path, threads: int, trace: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(trace)
+    # Shapes differ from fact to fact; remembering a memory plan for each would only grow.
+    options.enable_mem_pattern = False
+    # Waiting threads would burn the phone's energy.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    session.disable_fallback()
+    return session
+
+
+def _nodes_by_provider(*sessions: onnxruntime.InferenceSession) -> Mapping[str, int]:
+    """End the sessions' profiling and count the nodes that each provider ran."""
+    nodes: Counter[str] = Counter()
+    for session in sessions:
+        trace = session.end_profiling()
+        for event in json.loads(Path(trace).read_bytes()):
+            provider = event.get("args", {}).get("provider")
+            if provider and event["name"].endswith("_kernel_time"):
+                nodes[provider] += 1
+    return nodes
+
+
+def _map_tensor(path: Path, tensor: StoredTensor) -> NDArray[Any]:
+    return np.memmap(
+        path / tensor.file, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape
+    )
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

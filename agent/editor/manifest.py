@@ -1,0 +1,184 @@
+"""The manifest of a model bundle: what the folder holds, checked when it is read. Pure data, no I/O.
+
+A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the graphs ``lower.onnx`` and ``upper.onnx`` and
+``weights.bin``, which both graphs and the embedding look-up map into memory. The sha256 of the manifest's bytes
+names the bundle; the manifest holds the sha256 of every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mobifarm.agent.errors import BundleError
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Shape of a decoder of the Llama family.
+
+    Attributes:
+        family: ``llama`` or ``qwen2`` (Hugging Face ``model_type``).
+        layers: number of decoder layers L.
+        hidden: width d of the residual stream.
+        heads: query heads.
+        key_value_heads: key and value heads (grouped-query attention).
+        head_dim: width of one head.
+        intermediate: width f of the MLP, input of ``down_proj``.
+        vocabulary: rows of the embedding.
+        rope_theta: base of the rotary position embedding.
+        rms_epsilon: constant of the RMS norms.
+        tied: whether the output projection is the embedding.
+        max_positions: longest sequence the graphs take.
+    """
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    rope_theta: float
+    rms_epsilon: float
+    tied: bool
+    max_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in one of the bundle's files that is read without a graph: little-endian, C order."""
+
+    file: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """Hash and size of one file of the bundle."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """The tokenizer's file and special tokens; ``prepend_bos`` tells whether the family starts texts with bos."""
+
+    file: str
+    bos_id: int | None
+    eos_id: int | None
+    prepend_bos: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle is and holds.
+
+    Attributes:
+        name: the bundle's name, e.g. ``smollm2-135m-instruct``.
+        architecture: shape of the model.
+        edit_layer: layer l (from 0) whose ``down_proj`` is edited; ``lower`` ends after it.
+        tokenizer: tokenizer file and special tokens.
+        graphs: ``lower`` and ``upper`` → file.
+        tensors: ``embedding`` [V, d], with int8 also ``embedding_scales`` [V], and ``edited_down_proj`` [f, d].
+        files: every file but the manifest → hash and size.
+        quantisation: scheme, bits and what it leaves in floating point, with the figures that chose it.
+        provenance: source, licence and versions of what built the bundle.
+        build_inputs: sha256 of what went into the build; an equal value means that a rebuild gives the same bundle.
+        extras: later additions (gradient surrogate, second moment): name → settings of that addition.
+    """
+
+    name: str
+    architecture: Architecture
+    edit_layer: int
+    tokenizer: TokenizerInfo
+    graphs: Mapping[str, str]
+    tensors: Mapping[str, StoredTensor]
+    files: Mapping[str, BundleFile]
+    quantisation: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    build_inputs: str
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: sorted keys, so that equal manifests have equal hashes."""
+        return (json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(file.size for file in self.files.values())
+
+
+def manifest_hash(manifest_bytes: bytes) -> str:
+    """The name by which phones know a bundle: sha256 of the manifest's bytes, hex."""
+    return hashlib.sha256(manifest_bytes).hexdigest()
+
+
+def parse_manifest(manifest_bytes: bytes) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        BundleError: the bytes are no manifest of this schema version; the message says what is wrong.
+    """
+    try:
+        raw = json.loads(manifest_bytes)
+        version = raw["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{MANIFEST_NAME} is not a bundle manifest: build the bundle again") from error
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"the bundle has schema version {version}, this version reads {SCHEMA_VERSION}: build the bundle again"
+        )
+    try:
+        manifest = Manifest(
+            name=str(raw["name"]),
+            architecture=Architecture(**raw["architecture"]),
+            edit_layer=int(raw["edit_layer"]),
+            tokenizer=TokenizerInfo(**raw["tokenizer"]),
+            graphs=dict(raw["graphs"]),
+            tensors={
+                name: StoredTensor(t["file"], int(t["offset"]), t["dtype"], tuple(t["shape"]))
+                for name, t in raw["tensors"].items()
+            },
+            files={name: BundleFile(f["sha256"], int(f["size"])) for name, f in raw["files"].items()},
+            quantisation=raw["quantisation"],
+            provenance=raw["provenance"],
+            build_inputs=str(raw["build_inputs"]),
+            extras=raw["extras"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{MANIFEST_NAME} is incomplete ({error}): build the bundle again") from error
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    names = {
+        manifest.tokenizer.file,
+        *manifest.graphs.values(),
+        *(tensor.file for tensor in manifest.tensors.values()),
+    }
+    for name in (*manifest.files, *names):
+        if "/" in name or "\\" in name or name in ("", ".", "..", MANIFEST_NAME):
+            raise BundleError(
+                f"{MANIFEST_NAME} names the file {name!r}: only plain names in the bundle's folder are allowed"
+            )
+    missing = sorted(names - manifest.files.keys())
+    if missing or {"lower", "upper"} - manifest.graphs.keys() or "embedding" not in manifest.tensors:
+        raise BundleError(f"{MANIFEST_NAME} lacks a needed entry {missing}: build the bundle again")
+    if not 0 <= manifest.edit_layer < manifest.architecture.layers - 1:
+        raise BundleError(
+            f"{MANIFEST_NAME} has edit_layer {manifest.edit_layer} outside the model: build the bundle again"
+        )

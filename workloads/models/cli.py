@@ -1,0 +1,183 @@
+"""``mobifarm models``: build, list and show model bundles.
+
+Importing this module is cheap; numpy, torch and transformers are imported when a command needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.paths import bundles_directory
+
+if TYPE_CHECKING:
+    from mobifarm.agent.editor.manifest import Manifest
+    from mobifarm.workloads.models.build import BuildResult, Progress
+
+USER_MISTAKE = 2
+
+app = typer.Typer(
+    help="Build and inspect model bundles.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Directory = Annotated[
+    Path | None, typer.Option("--output", help="Folder of the bundles.", show_default="the user cache")
+]
+
+
+class PrecisionChoice(StrEnum):
+    """Values of ``--precision``."""
+
+    INT8 = "int8"
+    FP32 = "fp32"
+
+
+@app.command()
+def build(
+    name_or_folder: Annotated[
+        str, typer.Argument(help="smollm2-135m-instruct, tiny-random, or a local Hugging Face folder.")
+    ],
+    layer: Annotated[int | None, typer.Option(help="Layer to edit, from 0.")] = None,
+    precision: Annotated[PrecisionChoice, typer.Option(help="Weights on the phone.")] = PrecisionChoice.INT8,
+    output: Directory = None,
+    force: Annotated[bool, typer.Option("--force", help="Build even if it is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build a model bundle, unless an equal one is there."""
+    with _mistakes_in_one_sentence():
+        from mobifarm.workloads.models.build import Precision, build_bundle
+        from mobifarm.workloads.models.sources import find_source
+
+        source = find_source(name_or_folder)
+        with _progress() as progress:
+            result = build_bundle(
+                source,
+                output or bundles_directory(),
+                edit_layer=layer,
+                precision=Precision(precision.value),
+                force=force,
+                progress=progress,
+            )
+    if as_json:
+        typer.echo(json.dumps(_as_dict(result)))
+    else:
+        verb = "built" if result.built else "already there:"
+        typer.echo(f"{verb} {result.name} ({result.size_bytes / 1e6:.0f} MB, edit layer {result.edit_layer})")
+        typer.echo(f"{result.bundle_hash}  {result.path}")
+
+
+@app.command("list")
+def list_bundles(output: Directory = None, as_json: Json = False) -> None:
+    """List the bundles that are there."""
+    found = list(_found(output or bundles_directory()))
+    if as_json:
+        typer.echo(json.dumps([_summary(path, manifest, digest) for path, manifest, digest in found]))
+    elif not found:
+        typer.echo("no bundles yet: mobifarm models build smollm2-135m-instruct", err=True)
+    else:
+        for _, manifest, digest in found:
+            size = manifest.size_bytes / 1e6
+            typer.echo(f"{manifest.name:32} {size:8.1f} MB  edit layer {manifest.edit_layer:3}  {digest}")
+
+
+@app.command()
+def show(name: str, output: Directory = None, as_json: Json = False) -> None:
+    """Show a bundle's manifest."""
+    with _mistakes_in_one_sentence():
+        for path, manifest, digest in _found(output or bundles_directory()):
+            if manifest.name == name:
+                details = {
+                    **_summary(path, manifest, digest),
+                    "manifest": json.loads(manifest.to_bytes()),
+                }
+                typer.echo(json.dumps(details, indent=None if as_json else 2, ensure_ascii=False))
+                return
+        raise WorkloadInputError(f"there is no bundle {name!r}: see mobifarm models list, or build it")
+
+
+def _found(directory: Path) -> Iterator[tuple[Path, Manifest, str]]:
+    from mobifarm.agent.editor.bundle import read_manifest
+    from mobifarm.agent.errors import BundleError
+
+    for path in sorted(directory.glob("[!.]*/manifest.json")):
+        try:
+            manifest, digest = read_manifest(path.parent)
+        except BundleError as error:
+            typer.echo(f"{path.parent.name}: {error}", err=True)
+            continue
+        yield path.parent, manifest, digest
+
+
+def _summary(path: Path, manifest: Manifest, digest: str) -> dict[str, Any]:
+    return {
+        "name": manifest.name,
+        "bundle_hash": digest,
+        "path": str(path),
+        "size_bytes": manifest.size_bytes,
+        "edit_layer": manifest.edit_layer,
+    }
+
+
+def _as_dict(result: BuildResult) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "bundle_hash": result.bundle_hash,
+        "path": str(result.path),
+        "size_bytes": result.size_bytes,
+        "edit_layer": result.edit_layer,
+        "built": result.built,
+    }
+
+
+@contextmanager
+def _mistakes_in_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except WorkloadInputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(USER_MISTAKE) from None
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar on stderr where a person watches; otherwise one line per stage."""
+    from mobifarm.workloads.models.build import Progress
+
+    if not sys.stderr.isatty():
+
+        class Lines(Progress):
+            def status(self, words: str) -> None:
+                typer.echo(words, err=True)
+
+        yield Lines()
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("building", total=None)
+
+        class Bar(Progress):
+            def status(self, words: str) -> None:
+                bar.update(task, description=words)
+
+            def layers(self, done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+        yield Bar()
+
+
+if __name__ == "__main__":
+    app(prog_name="mobifarm models")

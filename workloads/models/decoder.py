@@ -1,0 +1,371 @@
+"""The two graphs of a bundle, split after the edit layer l.
+
+``lower``: embeddings [B, T, d], edit_keys [R, f], edit_values [R, d] (R ≥ 1; zeros for no edit)
+    → residual [B, T, d] after layer l, key [B, T, f] (input of layer l's ``down_proj``) and
+    value [B, T, d] = down_proj(key) + (key·edit_keysᵀ)·edit_values. Layer l's ``down_proj`` stays f32.
+
+``upper``: layers l+1…L−1 on the tokens that follow a cached prefix. Each of the batch dimensions b is 1 or B.
+    residual [b, S, d]; delta [B, d], added at the first of the S positions; past [2(L−1−l), b, H, P, h] keys and
+    values of the layers above l (key and value alternate); past_lengths [b] int64, how many of the P ≥ 1 are
+    real, and thus also the first position; rows [b, N] int64, the positions in S to read; targets [b, N] int64
+    → log_probabilities [B, N] of the targets, argmax [B, N] int64, log_softmax [B, N, V], and
+    present_0 … [B, H, S, h] in the order of ``past``.
+
+Right padding is harmless in both: attention is causal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from mobifarm.agent.editor.manifest import Architecture, StoredTensor
+from mobifarm.workloads.models.graph import (
+    CONTRIB,
+    GraphWriter,
+    Linear,
+    WeightsFile,
+    floats,
+    integers,
+    store_linear,
+)
+
+Weights = Callable[[str], NDArray[np.float32]]
+"""Looks up a tensor of the checkpoint by its Hugging Face name; raises KeyError where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryTables:
+    """Cosines and sines of the rotary position embedding, [max_positions, head_dim / 2] f32 each."""
+
+    cosines: NDArray[np.float32]
+    sines: NDArray[np.float32]
+
+
+def rotary_tables(
+    inverse_frequencies: NDArray[np.float32], scaling: float, max_positions: int
+) -> RotaryTables:
+    """Tables for positions 0 … max_positions−1; ``inverse_frequencies`` [head_dim / 2] f32."""
+    angles = np.arange(max_positions, dtype=np.float32)[:, None] * inverse_frequencies
+    return RotaryTables(np.cos(angles) * np.float32(scaling), np.sin(angles) * np.float32(scaling))
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Keys and values that a layer's attention reads besides its own: of the cached prefix."""
+
+    past_key: str
+    past_value: str
+
+
+def write_graphs(
+    folder: Path,
+    architecture: Architecture,
+    weights: Weights,
+    has: Callable[[str], bool],
+    rotary: RotaryTables,
+    *,
+    edit_layer: int,
+    int8: bool,
+    progress: Callable[[int], None] = lambda layers_done: None,
+) -> Mapping[str, StoredTensor]:
+    """Write ``lower.onnx``, ``upper.onnx`` and ``weights.bin`` into ``folder``.
+
+    Returns:
+        The tensors that are read without a graph (see Manifest.tensors).
+    """
+    with WeightsFile(folder / "weights.bin") as file:
+        builder = _Builder(architecture, weights, has, rotary, file, edit_layer, int8, progress)
+        tensors = builder.embedding()
+        onnx.save(builder.lower(tensors), folder / "lower.onnx")
+        onnx.save(builder.upper(tensors), folder / "upper.onnx")
+    return tensors.public
+
+
+@dataclass(slots=True)
+class _Tensors:
+    public: dict[str, StoredTensor]
+    output: Linear | None = None
+
+
+@dataclass(slots=True)
+class _Builder:
+    architecture: Architecture
+    weights: Weights
+    has: Callable[[str], bool]
+    rotary: RotaryTables
+    file: WeightsFile
+    edit_layer: int
+    int8: bool
+    progress: Callable[[int], None]
+
+    def embedding(self) -> _Tensors:
+        """Store the embedding row by row: for the look-up on the phone and, where tied, for the output."""
+        linear = store_linear(
+            self.file, self.weights("model.embed_tokens.weight"), None, int8=self.int8, transposed=True
+        )
+        tensors = _Tensors({"embedding": linear.weight}, linear if self.architecture.tied else None)
+        if linear.scales is not None:
+            tensors.public["embedding_scales"] = self.file.add(linear.scales)
+        return tensors
+
+    def lower(self, tensors: _Tensors) -> onnx.ModelProto:
+        a, graph = self.architecture, GraphWriter("lower")
+        shape = graph.node("Shape", "embeddings")
+        batch, length = (graph.node("Slice", shape, graph.integers(i), graph.integers(i + 1)) for i in (0, 1))
+        attention = _AttentionWriter(self, graph, batch, length, first_positions=graph.integers(0))
+        residual = graph.node("Reshape", "embeddings", graph.integers(-1, a.hidden))
+        for layer in range(self.edit_layer):
+            residual = self._layer(graph, attention, layer, residual, None)
+        residual = attention.write(self.edit_layer, residual, None)
+        key = self._mlp_key(graph, self.edit_layer, residual)
+        down = self.file.add(self.weights(f"model.layers.{self.edit_layer}.mlp.down_proj.weight").T)
+        tensors.public["edited_down_proj"] = down
+        overlap = graph.node("FusedMatMul", key, "edit_keys", domain=CONTRIB, transB=1)
+        value = graph.node(
+            "Add", graph.node("MatMul", key, graph.stored(down)), graph.node("MatMul", overlap, "edit_values")
+        )
+        residual = graph.node("Add", residual, value)
+        for name, rows, width in (
+            ("residual", residual, a.hidden),
+            ("key", key, a.intermediate),
+            ("value", value, a.hidden),
+        ):
+            out = graph.node("Concat", batch, length, graph.integers(width), axis=0)
+            graph.rename(graph.node("Reshape", rows, out), name)
+        self.progress(self.edit_layer + 1)
+        return graph.model(
+            [
+                floats("embeddings", "B", "T", a.hidden),
+                floats("edit_keys", "R", a.intermediate),
+                floats("edit_values", "R", a.hidden),
+            ],
+            [
+                floats("residual", "B", "T", a.hidden),
+                floats("key", "B", "T", a.intermediate),
+                floats("value", "B", "T", a.hidden),
+            ],
+        )
+
+    def upper(self, tensors: _Tensors) -> onnx.ModelProto:
+        a, graph = self.architecture, GraphWriter("upper")
+        batch = graph.node("Slice", graph.node("Shape", "delta"), graph.integers(0), graph.integers(1))
+        length = graph.node("Slice", graph.node("Shape", "residual"), graph.integers(1), graph.integers(2))
+        past_length = graph.node("Slice", graph.node("Shape", "past"), graph.integers(3), graph.integers(4))
+        attention = _AttentionWriter(
+            self, graph, batch, length, first_positions="past_lengths", past_length=past_length
+        )
+        first = graph.node("Equal", attention.steps, graph.integers(0))
+        first = graph.node("Unsqueeze", graph.node("Cast", first, to=1), graph.integers(0, 2))
+        injected = graph.node("Mul", graph.node("Unsqueeze", "delta", graph.integers(1)), first)
+        residual = graph.node("Add", "residual", injected)
+        residual = graph.node("Reshape", residual, graph.integers(-1, a.hidden))
+        presents: list[str] = []
+        for index, layer in enumerate(range(self.edit_layer + 1, a.layers)):
+            past = Attention(
+                graph.node("Gather", "past", graph.constant(np.array(2 * index, np.int64)), axis=0),
+                graph.node("Gather", "past", graph.constant(np.array(2 * index + 1, np.int64)), axis=0),
+            )
+            residual = self._layer(graph, attention, layer, residual, past)
+            presents += attention.presents
+        self._read_out(graph, tensors, residual, batch, length)
+        for index, present in enumerate(presents):
+            graph.rename(present, f"present_{index}")
+        heads = (a.key_value_heads, "S", a.head_dim)
+        return graph.model(
+            [
+                floats("residual", "b_residual", "S", a.hidden),
+                floats("delta", "B", a.hidden),
+                floats("past", len(presents), "b_past", a.key_value_heads, "P", a.head_dim),
+                integers("past_lengths", "b_lengths"),
+                integers("rows", "b_rows", "N"),
+                integers("targets", "b_targets", "N"),
+            ],
+            [
+                floats("log_probabilities", "B", "N"),
+                integers("argmax", "B", "N"),
+                floats("log_softmax", "B", "N", a.vocabulary),
+                *(floats(f"present_{i}", "B", *heads) for i in range(len(presents))),
+            ],
+        )
+
+    def _read_out(
+        self, graph: GraphWriter, tensors: _Tensors, residual: str, batch: str, length: str
+    ) -> None:
+        """Output projection at the asked positions only."""
+        a = self.architecture
+        shape = graph.node("Concat", batch, length, graph.integers(a.hidden), axis=0)
+        states = graph.node("Reshape", residual, shape)
+        count = graph.node("Slice", graph.node("Shape", "rows"), graph.integers(1), graph.integers(2))
+        answers = graph.node("Concat", batch, count, axis=0)
+        rows = graph.node("Unsqueeze", graph.node("Expand", "rows", answers), graph.integers(2))
+        states = graph.node("GatherND", states, rows, batch_dims=1)
+        states = graph.node("Reshape", states, graph.integers(-1, a.hidden))
+        states = self._norm(graph, states, "model.norm.weight")
+        output = tensors.output or store_linear(
+            self.file, self.weights("lm_head.weight"), None, int8=self.int8, transposed=True
+        )
+        logits = graph.linear(states, output)
+        shape = graph.node("Concat", batch, count, graph.integers(a.vocabulary), axis=0)
+        logits = graph.node("Reshape", logits, shape)
+        log_softmax = graph.node("LogSoftmax", logits, axis=-1)
+        targets = graph.node("Unsqueeze", graph.node("Expand", "targets", answers), graph.integers(2))
+        picked = graph.node("GatherElements", log_softmax, targets, axis=2)
+        graph.rename(graph.node("Squeeze", picked, graph.integers(2)), "log_probabilities")
+        graph.rename(graph.node("ArgMax", logits, axis=-1, keepdims=0), "argmax")
+        graph.rename(log_softmax, "log_softmax")
+
+    def _layer(
+        self,
+        graph: GraphWriter,
+        attention: _AttentionWriter,
+        layer: int,
+        residual: str,
+        past: Attention | None,
+    ) -> str:
+        residual = attention.write(layer, residual, past)
+        key = self._mlp_key(graph, layer, residual)
+        down = self.linear(f"model.layers.{layer}.mlp.down_proj")
+        self.progress(layer + 1)
+        return graph.node("Add", residual, graph.linear(key, down))
+
+    def _mlp_key(self, graph: GraphWriter, layer: int, residual: str) -> str:
+        """Input of ``down_proj``: silu(gate)·up."""
+        name = f"model.layers.{layer}"
+        states = self._norm(graph, residual, f"{name}.post_attention_layernorm.weight")
+        both = graph.linear(states, self.linear(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"))
+        gate, up = graph.split_node(
+            "Split", both, graph.integers(*(self.architecture.intermediate,) * 2), outputs=2, axis=1
+        )
+        return graph.node("Mul", graph.node("QuickGelu", gate, domain=CONTRIB, alpha=1.0), up)
+
+    def _norm(self, graph: GraphWriter, states: str, weight: str) -> str:
+        return graph.node(
+            "SimplifiedLayerNormalization",
+            states,
+            graph.constant(self.weights(weight)),
+            axis=-1,
+            epsilon=self.architecture.rms_epsilon,
+            stash_type=1,
+        )
+
+    def linear(self, *names: str) -> Linear:
+        """One linear layer out of one or several with the same input."""
+        weight = np.concatenate([self.weights(f"{name}.weight") for name in names])
+        biases = [self.weights(f"{name}.bias") for name in names if self.has(f"{name}.bias")]
+        bias = np.concatenate(biases) if biases else None
+        return store_linear(self.file, weight, bias, int8=self.int8)
+
+    def norm(self, graph: GraphWriter, states: str, weight: str) -> str:
+        """RMS norm with a learned weight."""
+        return self._norm(graph, states, weight)
+
+
+class _AttentionWriter:
+    """Writes causal grouped-query attention; shapes, positions and mask are computed once per graph.
+
+    The queries of all heads of a group are stacked as rows, so that keys and values are never repeated.
+    """
+
+    def __init__(
+        self,
+        builder: _Builder,
+        graph: GraphWriter,
+        batch: str,
+        length: str,
+        *,
+        first_positions: str,
+        past_length: str | None = None,
+    ) -> None:
+        a = builder.architecture
+        self._builder, self._graph = builder, graph
+        self.presents: tuple[str, str] = ("", "")
+        groups = a.heads // a.key_value_heads
+        concat = lambda *parts: graph.node("Concat", *parts, axis=0)  # noqa: E731
+        size = graph.integers
+        self._sequence = concat(batch, length, size(-1))
+        self._split_queries = concat(batch, length, size(a.key_value_heads, groups, a.head_dim))
+        self._stack_queries = concat(batch, size(a.key_value_heads, -1, a.head_dim))
+        self._unstack_queries = concat(batch, size(a.key_value_heads, groups), length, size(a.head_dim))
+        self._split_keys = concat(batch, length, size(a.key_value_heads, a.head_dim))
+        self._flatten = size(-1, a.heads * a.head_dim)
+        zero, one = graph.constant(np.array(0, np.int64)), graph.constant(np.array(1, np.int64))
+        scalar_length = graph.node("Squeeze", length, size(0))
+        self.steps = graph.node("Range", zero, scalar_length, one)
+        positions = graph.node("Add", graph.node("Unsqueeze", first_positions, size(1)), self.steps)
+        self._positions = graph.node("Expand", positions, concat(batch, length))
+        self._cosines = graph.constant(builder.rotary.cosines)
+        self._sines = graph.constant(builder.rotary.sines)
+        allowed, blocked = graph.scalar(0), graph.scalar(-1e30)
+        causal = graph.node("LessOrEqual", self.steps, graph.node("Unsqueeze", self.steps, size(1)))
+        mask = graph.node("Where", causal, allowed, blocked)  # [S, S]
+        self._past_length_and_own = None
+        if past_length is not None:
+            past_steps = graph.node("Range", zero, graph.node("Squeeze", past_length, size(0)), one)
+            real = graph.node("Less", past_steps, graph.node("Unsqueeze", first_positions, size(1)))
+            past_mask = graph.node("Unsqueeze", graph.node("Where", real, allowed, blocked), size(1, 2))
+            count = graph.node("Shape", first_positions)
+            past_mask = graph.node("Expand", past_mask, concat(count, size(1), length, past_length))
+            mask = graph.node("Expand", mask, concat(count, size(1), length, length))
+            mask = graph.node("Concat", past_mask, mask, axis=3)
+            self._past_length_and_own = concat(past_length, length)
+        else:
+            mask = graph.node("Unsqueeze", mask, size(0, 1))
+        self._mask = graph.node("Tile", mask, size(1, 1, groups, 1))
+
+    def write(self, layer: int, residual: str, past: Attention | None) -> str:
+        """residual [B·S, d] → residual + attention(norm(residual)) [B·S, d]."""
+        a, graph = self._builder.architecture, self._graph
+        name = f"model.layers.{layer}"
+        states = self._builder.norm(graph, residual, f"{name}.input_layernorm.weight")
+        projection = self._builder.linear(*(f"{name}.self_attn.{p}_proj" for p in "qkv"))
+        widths = (a.heads * a.head_dim, a.key_value_heads * a.head_dim, a.key_value_heads * a.head_dim)
+        query, key, value = graph.split_node(
+            "Split", graph.linear(states, projection), graph.integers(*widths), outputs=3, axis=1
+        )
+        query = graph.node("Reshape", self._rotate(query), self._split_queries)
+        query = graph.node("Transpose", query, perm=[0, 2, 3, 1, 4])
+        query = graph.node("Reshape", query, self._stack_queries)
+        key, value = (
+            graph.node("Transpose", graph.node("Reshape", part, self._split_keys), perm=[0, 2, 1, 3])
+            for part in (self._rotate(key), value)
+        )
+        self.presents = (key, value)
+        scores = self._scores(query, key)
+        if past is not None:
+            scores = graph.node("Concat", self._scores(query, past.past_key), scores, axis=3)
+        weights = graph.node("Softmax", graph.node("Add", scores, self._mask), axis=-1)
+        if past is None:
+            mixed = graph.node("MatMul", weights, value)
+        else:
+            assert self._past_length_and_own is not None
+            past_weights, weights = graph.split_node(
+                "Split", weights, self._past_length_and_own, outputs=2, axis=3
+            )
+            mixed = graph.node(
+                "Add",
+                graph.node("MatMul", past_weights, past.past_value),
+                graph.node("MatMul", weights, value),
+            )
+        mixed = graph.node("Reshape", mixed, self._unstack_queries)
+        mixed = graph.node("Transpose", mixed, perm=[0, 3, 1, 2, 4])
+        mixed = graph.node("Reshape", mixed, self._flatten)
+        return graph.node(
+            "Add", residual, graph.linear(mixed, self._builder.linear(f"{name}.self_attn.o_proj"))
+        )
+
+    def _rotate(self, states: str) -> str:
+        graph = self._graph
+        sequence = graph.node("Reshape", states, self._sequence)
+        return graph.node(
+            "RotaryEmbedding", sequence, self._positions, self._cosines, self._sines, domain=CONTRIB
+        )
+
+    def _scores(self, query: str, key: str) -> str:
+        scale = self._builder.architecture.head_dim**-0.5
+        return self._graph.node("FusedMatMul", query, key, domain=CONTRIB, transB=1, alpha=scale)

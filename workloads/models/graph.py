@@ -1,0 +1,193 @@
+"""A small writer of ONNX graphs whose weights lie in one memory-mapped file.
+
+Graphs are written operator by operator instead of traced: batch dimensions of 1 that broadcast survive, the bytes
+depend on nothing but the weights, and a model larger than memory for two copies can still be written.
+
+Two kinds of linear layer exist. ``fp32`` is a plain MatMul. ``int8`` holds int8 weights (one scale per output
+channel) and takes 14-bit activations: every row x is split as x ≈ s·(hi + lo/126) with hi, lo ∈ −63…63 and
+s = max|x|/63, and both halves go through the integer matrix product. Its sums are exact integers and a row's
+scale depends on that row alone, so the same token gives the same value in every batch, and the rounding is so fine
+that finite differences see hardly any noise. Seven bits a half, not eight: the unsigned × signed product of x86
+without VNNI adds pairs in 16 bits, and 2·127·127 is the largest pair that fits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from mobifarm.agent.editor.manifest import StoredTensor
+from mobifarm.workloads.models.quantise import quantise_rows
+
+OPSET = 17
+IR_VERSION = 9
+CONTRIB = "com.microsoft"
+# Weights start on page boundaries, so that mapping one does not touch its neighbour's pages.
+ALIGNMENT = 4096
+HALF_RANGE = 63
+ZERO_POINT = 64
+
+
+class WeightsFile:
+    """Appends arrays to one file and remembers where they lie."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: BinaryIO = path.open("wb")
+
+    def __enter__(self) -> WeightsFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+    def add(self, array: NDArray[Any]) -> StoredTensor:
+        """Append ``array`` (C order, little-endian)."""
+        self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
+        offset = self._stream.tell()
+        self._stream.write(np.ascontiguousarray(array).tobytes())
+        return StoredTensor(self.path.name, offset, str(array.dtype), array.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A stored weight of a linear layer; ``scales`` is set for int8, ``transposed`` where it lies as [N, K]."""
+
+    weight: StoredTensor
+    scales: NDArray[np.float32] | None
+    bias: NDArray[np.float32] | None
+    transposed: bool
+
+
+def store_linear(
+    weights: WeightsFile,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    *,
+    int8: bool,
+    transposed: bool = False,
+) -> Linear:
+    """Store ``weight`` [N, K] f32 as [K, N], or as [N, K] with ``transposed`` (an embedding read row by row)."""
+    if not int8:
+        return Linear(weights.add(weight if transposed else weight.T), None, bias, transposed)
+    values, scales = quantise_rows(weight)
+    return Linear(weights.add(values if transposed else values.T), scales, bias, transposed)
+
+
+@dataclass(slots=True)
+class GraphWriter:
+    """Collects nodes and constants of one graph. Methods that add a node return the name of its output."""
+
+    name: str
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[TensorProto] = field(default_factory=list)
+    _constants: dict[tuple[str, bytes, tuple[int, ...]], str] = field(default_factory=dict)
+    _row_zero_points: dict[str, str] = field(default_factory=dict)
+
+    def node(self, operator: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> str:
+        """Add a node with one used output."""
+        return self.split_node(operator, *inputs, domain=domain, outputs=outputs, **attributes)[0]
+
+    def split_node(
+        self, operator: str, *inputs: str, domain: str = "", outputs: int, **attributes: Any
+    ) -> list[str]:
+        """Add a node with several outputs."""
+        label = f"{operator}_{len(self.nodes)}"
+        names = [f"{label}:{index}" for index in range(outputs)]
+        self.nodes.append(helper.make_node(operator, inputs, names, name=label, domain=domain, **attributes))
+        return names
+
+    def rename(self, value: str, name: str) -> None:
+        """Give a value the name of a graph output."""
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=name))
+
+    def constant(self, array: NDArray[Any]) -> str:
+        """A small constant held in the graph file itself; equal constants are held once."""
+        key = (str(array.dtype), array.tobytes(), array.shape)
+        if key not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+            self._constants[key] = name
+        return self._constants[key]
+
+    def integers(self, *values: int) -> str:
+        """A constant vector of int64."""
+        return self.constant(np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant f32 scalar."""
+        return self.constant(np.array(value, np.float32))
+
+    def stored(self, tensor: StoredTensor) -> str:
+        """A constant in the weights file."""
+        proto = TensorProto(
+            name=f"{tensor.file}@{tensor.offset}",
+            dims=tensor.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)),
+            data_location=TensorProto.EXTERNAL,
+        )
+        length = int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
+        for key, value in (("location", tensor.file), ("offset", tensor.offset), ("length", length)):
+            proto.external_data.add(key=key, value=str(value))
+        self.initializers.append(proto)
+        return proto.name
+
+    def linear(self, rows: str, linear: Linear) -> str:
+        """x·Wᵀ + b for ``rows`` [M, K] f32 → [M, N] f32."""
+        weight = self.stored(linear.weight)
+        if linear.transposed:
+            weight = self.node("Transpose", weight, perm=[1, 0])
+        if linear.scales is None:
+            product = self.node("MatMul", rows, weight)
+        else:
+            product = self._integer_product(rows, weight, linear.scales)
+        return product if linear.bias is None else self.node("Add", product, self.constant(linear.bias))
+
+    def _integer_product(self, rows: str, weight: str, scales: NDArray[np.float32]) -> str:
+        absolute = self.node("ReduceMax", self.node("Abs", rows), axes=[1], keepdims=0)
+        # The floor keeps an all-zero row from dividing by zero.
+        scale = self.node("Max", self.node("Mul", absolute, self.scalar(1 / HALF_RANGE)), self.scalar(1e-20))
+        zero_points = self._zero_points(scale)
+        high = self.node("QuantizeLinear", rows, scale, zero_points, axis=0)
+        rest = self.node("Sub", rows, self.node("DequantizeLinear", high, scale, zero_points, axis=0))
+        low_scale = self.node("Mul", scale, self.scalar(0.5 / HALF_RANGE))
+        low = self.node("QuantizeLinear", rest, low_scale, zero_points, axis=0)
+        one, offset = self.scalar(1), self.constant(np.array(ZERO_POINT, np.uint8))
+        halves = [
+            self.node(
+                "MatMulIntegerToFloat", half, weight, one, self.constant(half_scales), offset, domain=CONTRIB
+            )
+            for half, half_scales in ((high, scales), (low, (scales * (0.5 / HALF_RANGE)).astype(np.float32)))
+        ]
+        return self.node("Mul", self.node("Add", *halves), self.node("Unsqueeze", scale, self.integers(1)))
+
+    def _zero_points(self, row_scales: str) -> str:
+        # QuantizeLinear wants as many zero points as scales.
+        return self.node(
+            "Expand", self.constant(np.array(ZERO_POINT, np.uint8)), self.node("Shape", row_scales)
+        )
+
+    def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        """The finished model; weights stay in their file."""
+        graph = helper.make_graph(self.nodes, self.name, inputs, outputs, self.initializers)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="mobifarm")
+
+
+def floats(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+    """A f32 graph input or output."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def integers(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+    """An int64 graph input or output."""
+    return helper.make_tensor_value_info(name, TensorProto.INT64, shape)
