@@ -17,7 +17,6 @@ from mobifarm.controller.transport.interface import DeviceTransport
 
 _ADDRESS: Final = re.compile(r"unix-abstract:[\w.-]{1,100}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{16,256}")
-_PROCESS: Final = re.compile(r"(\d{1,10}) (.*)")
 _SMALL_FILE_BYTES: Final = 65536
 
 # The agent writes its process id there before anything else. The command line tells it from an unrelated
@@ -25,10 +24,12 @@ _SMALL_FILE_BYTES: Final = 65536
 _FIND_SCRIPT: Final = """\
 pid=$(cat {home}/agent/lock 2>/dev/null)
 case "$pid" in ''|*[!0-9]*) exit 0 ;; esac
-echo "$pid $(tr '\\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")"
+echo "$pid"
+cat "/proc/$pid/cmdline" 2>/dev/null
+exit 0
 """
 _STOP_SCRIPT: Final = """\
-alive() {{ [ -n "$(tr -d '\\0' 2>/dev/null <"/proc/{pid}/cmdline")" ]; }}
+alive() {{ [ -e /proc/{pid}/exe ]; }}
 for signal in TERM KILL; do
   kill -s $signal {pid} 2>/dev/null
   count=0
@@ -136,8 +137,10 @@ def stop_agent(transport: DeviceTransport, home: str) -> bool:
 
 def _find_process(transport: DeviceTransport, home: str) -> tuple[int, str] | None:
     text = run(transport, _FIND_SCRIPT.format(home=shlex.quote(home)), "look for the agent").stdout
-    match = _PROCESS.match(text)
-    return (int(match[1]), match[2]) if match and int(match[1]) > 1 else None
+    pid, _, command_line = text.partition("\n")
+    if not command_line or not pid.isdigit() or not 1 < int(pid) < 1 << 32:
+        return None
+    return int(pid), command_line.replace("\0", " ")
 
 
 def _read_endpoint(transport: DeviceTransport, home: str, reused: bool) -> AgentEndpoint | None:

@@ -66,12 +66,7 @@ def install_runtime(
 
 def remove_other_runtimes(transport: DeviceTransport, home: str, runtime: Runtime) -> None:
     """Delete all unpacked archives but those of ``runtime``; call when no older agent runs any more."""
-    keep = "|".join([runtime.python.hash, runtime.agent.hash])
-    script = (
-        f"cd {shlex.quote(home)}/runtime && for entry in * .new-* .push-*; do "
-        f'case "$entry" in {keep}) ;; *) rm -rf -- "$entry" ;; esac; done'
-    )
-    run(transport, script, "remove older runtimes", timeout_s=120)
+    _remove_others(transport, f"{home}/runtime", [runtime.python.hash, runtime.agent.hash])
 
 
 def install_bundle(
@@ -83,7 +78,8 @@ def install_bundle(
 ) -> Installed:
     """Bring a model bundle to ``home``/bundles/``bundle_hash``, pushing only files that differ there.
 
-    Files are compared by the SHA-256 of their content on both ends, and again after the push.
+    Files are compared by the SHA-256 of their content on both ends, and again after the push. A bundle that
+    was found whole is not read again as long as its files' sizes and times stay as they were.
 
     Args:
         transport: link to the phone.
@@ -104,51 +100,68 @@ def install_bundle(
     }
     if not sources:
         raise UserError(f"there is no model bundle in {bundle_dir}; build it with `mobifarm models build`")
-    wanted = {name: file_checksum(path) for name, path in sources.items()}
     sizes = {name: path.stat().st_size for name, path in sources.items()}
     total = sum(sizes.values())
-    final = f"{home}/bundles/{bundle_hash}"
-    if checksums_below(transport, final) == wanted:
-        if progress:
-            progress(total, total)
+    report = progress or (lambda _done, _total: None)
+    if _unchanged_since_verified(transport, home, bundle_hash):
+        report(total, total)
         return Installed(pushed_bytes=0, skipped_bytes=total)
 
-    staging = f"{home}/bundles/.new-{bundle_hash}"
-    # A folder under the final name that differs is damaged; its good files are not worth telling apart.
-    run(
-        transport, f"rm -rf {shlex.quote(final)}; mkdir -p {shlex.quote(staging)}", "make the bundle's folder"
+    wanted = {name: file_checksum(path) for name, path in sources.items()}
+    folder = shlex.quote(f"{home}/bundles")
+    new = f".new-{bundle_hash}"
+    # Whole files of an interrupted push, or of a bundle that was damaged, are used again.
+    script = (
+        f"mkdir -p {folder} && cd {folder} && if test -d {bundle_hash}; "
+        f"then rm -rf {new} && mv {bundle_hash} {new}; else mkdir -p {new}; fi"
     )
-    there = checksums_below(transport, staging)
+    run(transport, script, "make the bundle's folder")
+    there = checksums_below(transport, f"{home}/bundles/{new}")
     missing = [name for name in sources if there.get(name) != wanted[name]]
     to_push = sum(sizes[name] for name in missing)
     check_space(transport, home, to_push + _RESERVE_BYTES)
     done = total - to_push
+    report(done, total)
     for name in missing:
-        transport.push(sources[name], f"{staging}/{name}")
+        transport.push(sources[name], f"{home}/bundles/{new}/{name}")
         done += sizes[name]
-        if progress:
-            progress(done, total)
+        report(done, total)
     if superfluous := sorted(there.keys() - wanted.keys()):
-        names = " ".join(shlex.quote(f"{staging}/{name}") for name in superfluous)
-        run(transport, f"rm -f -- {names}", "remove files of another bundle")
-    if checksums_below(transport, staging) != wanted:
-        run(transport, f"rm -rf {shlex.quote(staging)}", "remove a damaged bundle")
-        raise DeviceError(
-            f"{transport.address}: the model bundle arrived damaged; check the cable, then retry"
-        )
-    run(transport, f"mv {shlex.quote(staging)} {shlex.quote(final)}", "put the bundle in its place")
+        names = " ".join(shlex.quote(f"./{name}") for name in superfluous)
+        run(transport, f"cd {folder}/{new} && rm -f -- {names}", "remove files of another bundle")
+    if missing and checksums_below(transport, f"{home}/bundles/{new}") != wanted:
+        run(transport, f"rm -rf {folder}/{new}", "remove a damaged bundle")
+        raise _damaged(transport, "model bundle")
+    script = f"cd {folder} && mv {new} {bundle_hash} && {_list_files(bundle_hash)} >.verified-{bundle_hash}"
+    run(transport, script, "put the bundle in its place")
     return Installed(pushed_bytes=to_push, skipped_bytes=total - to_push)
+
+
+def _unchanged_since_verified(transport: DeviceTransport, home: str, bundle_hash: str) -> bool:
+    script = (
+        f"cd {shlex.quote(home)}/bundles && test -f .verified-{bundle_hash} && "
+        f"{_list_files(bundle_hash)} | cmp -s - .verified-{bundle_hash}"
+    )
+    return transport.shell(script).exit_code == 0
+
+
+def _list_files(folder: str) -> str:
+    return f"find {folder} -type f -exec stat -c '%s %Y %n' {{}} + | sort"
 
 
 def remove_other_bundles(transport: DeviceTransport, home: str, keep: Iterable[str]) -> None:
     """Delete the model bundles on the phone whose hashes are not in ``keep``."""
-    hashes = [bundle_hash for bundle_hash in keep if _HASH.fullmatch(bundle_hash)]
-    pattern = "|".join(hashes) or "''"
+    names = [name for kept in keep if _HASH.fullmatch(kept) for name in (kept, f".verified-{kept}")]
+    _remove_others(transport, f"{home}/bundles", names)
+
+
+def _remove_others(transport: DeviceTransport, folder: str, keep: Iterable[str]) -> None:
+    pattern = "|".join(keep) or "''"
     script = (
-        f"cd {shlex.quote(home)}/bundles 2>/dev/null || exit 0; for entry in *; do "
+        f"cd {shlex.quote(folder)} 2>/dev/null || exit 0; for entry in * .new-* .push-* .verified-*; do "
         f'case "$entry" in {pattern}) ;; *) rm -rf -- "$entry" ;; esac; done'
     )
-    run(transport, script, "remove older model bundles", timeout_s=120)
+    run(transport, script, f"remove what is not used in {folder}", timeout_s=120)
 
 
 def _is_complete(transport: DeviceTransport, folder: str) -> bool:
@@ -161,11 +174,13 @@ def _unpack_on_phone(transport: DeviceTransport, home: str, archive: Archive) ->
     script = f"sha256sum {shlex.quote(home)}/runtime/{pushed}"
     arrived = run(transport, script, "checksum the runtime", timeout_s=120).stdout
     if arrived.split(maxsplit=1)[:1] != [archive.hash]:
-        raise DeviceError(
-            f"{transport.address}: the agent's runtime arrived damaged; check the cable, then retry"
-        )
+        raise _damaged(transport, "agent's runtime")
     script = (
         f"cd {shlex.quote(home)}/runtime && rm -rf {new} {archive.hash} && mkdir {new} && "
         f"tar -xzf {pushed} -C {new} && : > {new}/.complete && mv {new} {archive.hash} && rm -f {pushed}"
     )
     run(transport, script, "unpack the agent's runtime", timeout_s=300)
+
+
+def _damaged(transport: DeviceTransport, what: str) -> DeviceError:
+    return DeviceError(f"{transport.address}: the {what} arrived damaged; check the cable, then retry")
