@@ -12,6 +12,7 @@ class JobView:
     """A job and how far it is; the last seven numbers count trials. Times are unix seconds."""
 
     job_id: str
+    sequence: int  # order of submission, from 0
     name: str
     user: str
     state: str  # a JobState
@@ -95,6 +96,7 @@ def job_view(state: FarmState, job_id: str) -> JobView:
     job = state.jobs[job_id]
     return JobView(
         job_id=job.job_id,
+        sequence=job.sequence,
         name=job.name,
         user=job.user,
         state=job.state.value,

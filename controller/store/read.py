@@ -66,7 +66,7 @@ class StoreReader:
 
     def jobs(self) -> list[JobView]:
         """All jobs, oldest first."""
-        return self._views(JobView, "jobs", "ORDER BY submitted_at, rowid")
+        return self._views(JobView, "jobs", "ORDER BY sequence")
 
     def job(self, job_id: str) -> JobView:
         """One job.

@@ -29,11 +29,11 @@ CREATE TABLE results (
 );
 
 CREATE TABLE jobs (
-    job_id TEXT PRIMARY KEY, name TEXT NOT NULL, user TEXT NOT NULL, state TEXT NOT NULL,
-    priority INTEGER NOT NULL, attempt_limit INTEGER NOT NULL, submitted_at REAL NOT NULL,
-    cancelled_at REAL, finished_at REAL, trials INTEGER NOT NULL, pending INTEGER NOT NULL,
-    leased INTEGER NOT NULL, done INTEGER NOT NULL, failed INTEGER NOT NULL, abandoned INTEGER NOT NULL,
-    cancelled INTEGER NOT NULL
+    job_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, name TEXT NOT NULL, user TEXT NOT NULL,
+    state TEXT NOT NULL, priority INTEGER NOT NULL, attempt_limit INTEGER NOT NULL,
+    submitted_at REAL NOT NULL, cancelled_at REAL, finished_at REAL,
+    trials INTEGER NOT NULL, pending INTEGER NOT NULL, leased INTEGER NOT NULL, done INTEGER NOT NULL,
+    failed INTEGER NOT NULL, abandoned INTEGER NOT NULL, cancelled INTEGER NOT NULL
 );
 CREATE TABLE trials (
     trial_id TEXT PRIMARY KEY, job_id TEXT NOT NULL, position INTEGER NOT NULL, label TEXT NOT NULL,

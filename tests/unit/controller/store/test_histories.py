@@ -1,0 +1,370 @@
+"""Any history of a farm: phones that come and go, late and doubled news, lost commands, restarts."""
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mobifarm.controller.core.check import check
+from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Dispatch
+from mobifarm.controller.core.due import LeaseSettings, due, next_due
+from mobifarm.controller.core.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    ControllerStarted,
+    DeviceAdded,
+    DeviceForgotten,
+    DeviceLost,
+    DeviceReady,
+    DeviceReleased,
+    DeviceState,
+    DeviceStateChanged,
+    HeldAttempt,
+    Identity,
+    JobCancelled,
+    JobSubmitted,
+    LeaseGranted,
+    TrialPlan,
+    decode,
+    encode,
+    without_bulk,
+)
+from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.selector import DeviceSelector
+from mobifarm.controller.core.state import DELIVERED, FarmState, TrialState
+from mobifarm.controller.core.step import replay, step
+from mobifarm.controller.core.views import attempt_view, device_view, job_view, trial_view
+from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.sqlite import SqliteStore
+
+LEASES = LeaseSettings(lost_grace_s=30.0, attempt_limit_s=300.0)
+PLACES = ("p1", "p2", "p3")
+ENDED = {TrialState.DONE, TrialState.FAILED, TrialState.ABANDONED, TrialState.CANCELLED}
+
+
+@dataclass
+class Phone:
+    """A phone as the contract has it: it keeps attempts until acknowledged and refuses old tokens."""
+
+    serial: str
+    linked: bool = False
+    held: dict = field(default_factory=dict)  # attempt id -> [token, finished]
+    highest_token: int = 0
+    followed: set = field(default_factory=set)  # attempts whose stream is open
+
+
+class Histories(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.now = 1000.0
+        self.state = FarmState()
+        self.log = []
+        self.phones = {}
+        self.commands = {place: [] for place in PLACES}
+        self.mail = []  # events that have left a phone and not yet arrived
+        self.accepted = {}  # trial -> the attempt whose result was taken
+        self.attempts = 0
+        self.epoch = 0
+        self.start()
+
+    # The controller
+
+    def apply(self, event):
+        counts = self.counts(event)
+        self.state, commands = step(self.state, event)
+        self.log.append(event)
+        for command in commands:
+            self.commands[command.device_id].append(command)
+        if counts:
+            trial_id = self.state.attempts[event.attempt_id].trial_id
+            assert trial_id not in self.accepted, "a second result was taken"
+            self.accepted[trial_id] = event.attempt_id
+
+    def counts(self, event):
+        """The fence, said once more: only a live lease with this token on this phone delivers a result."""
+        if not isinstance(event, AttemptFinished):
+            return False
+        lease = self.state.leases.get(event.attempt_id)
+        return (
+            lease is not None
+            and lease.fencing_token == event.fencing_token
+            and lease.device_id == event.device_id
+        )
+
+    def start(self):
+        self.epoch += 1
+        self.apply(ControllerStarted(self.now, self.epoch))
+
+    @rule()
+    def kill_the_controller(self):
+        """Commands and news under way are lost; the log is not."""
+        self.state = replay(decode(json.loads(json.dumps(encode(without_bulk(event))))) for event in self.log)
+        self.mail.clear()
+        for place in PLACES:
+            self.commands[place].clear()
+        for phone in self.phones.values():
+            phone.linked = False
+            phone.followed.clear()
+        self.start()
+
+    @rule(trials=st.integers(1, 4), limit=st.integers(1, 4), priority=st.integers(0, 1))
+    def submit(self, trials, limit, priority):
+        job = f"job{len(self.state.jobs)}"
+        plans = tuple(TrialPlan(f"{job}/{n}", f"{n}", {"n": n}) for n in range(trials))
+        self.apply(
+            JobSubmitted(self.now, job, job, "ann", {"job": job}, plans, DeviceSelector(), priority, limit)
+        )
+
+    @precondition(lambda self: self.state.jobs)
+    @rule(data=st.data())
+    def cancel(self, data):
+        self.apply(JobCancelled(self.now, data.draw(st.sampled_from(sorted(self.state.jobs)))))
+
+    @rule()
+    def schedule(self):
+        for assignment in FifoPolicy().assign(self.state, self.now):
+            self.attempts += 1
+            self.apply(
+                LeaseGranted(
+                    self.now,
+                    f"a{self.attempts}",
+                    assignment.trial_id,
+                    assignment.device_id,
+                    self.state.next_fencing_token,
+                )
+            )
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 40.0, 400.0]))
+    def pass_time(self, seconds):
+        self.now += seconds
+        for event in due(self.state, self.now, LEASES):
+            self.apply(event)
+
+    # Operators
+
+    def known(self, place):
+        device = self.state.devices.get(place)
+        return device is not None and device.stage is not DeviceState.RETIRED
+
+    @rule(place=st.sampled_from(PLACES))
+    def forget(self, place):
+        if self.known(place):
+            self.apply(DeviceForgotten(self.now, place))
+            self.phones[place].linked = False
+
+    @rule(place=st.sampled_from(PLACES))
+    def quarantine(self, place):
+        if self.known(place):
+            self.apply(DeviceStateChanged(self.now, place, DeviceState.QUARANTINED, "odd", "look"))
+
+    @rule(place=st.sampled_from(PLACES))
+    def release(self, place):
+        if self.known(place):
+            self.apply(DeviceReleased(self.now, place))
+
+    @rule(place=st.sampled_from(PLACES), state=st.sampled_from([DeviceState.COOLING, DeviceState.READY]))
+    def pause_or_go_on(self, place, state):
+        if place in self.state.devices and self.state.devices[place].connected:
+            self.apply(DeviceStateChanged(self.now, place, state))
+
+    # Phones
+
+    @rule(place=st.sampled_from(PLACES))
+    def swap(self, place):
+        phone = self.phones.get(place)
+        if phone is None or not phone.linked:
+            self.phones[place] = Phone(f"serial{len(self.log)}")
+
+    @rule(place=st.sampled_from(PLACES))
+    def plug_in(self, place):
+        phone = self.phones.setdefault(place, Phone(f"serial-{place}"))
+        self.commands[place].clear()  # a new session knows nothing of the commands for the one before
+        phone.followed.clear()
+        self.apply(DeviceAdded(self.now, place, place, "tcp"))
+        if not self.state.devices[place].connected:
+            self.apply(DeviceStateChanged(self.now, place, DeviceState.PROVISIONING))
+        phone.linked = True
+        self.apply(
+            DeviceReady(
+                self.now,
+                place,
+                "host",
+                Identity(place, phone.serial, "f"),
+                {"ro.product.model": "m"},
+                "virtual",
+                tuple(
+                    HeldAttempt(attempt, token, "finished" if finished else "running")
+                    for attempt, (token, finished) in phone.held.items()
+                ),
+                "1",
+                phone.highest_token,
+            )
+        )
+
+    @rule(place=st.sampled_from(PLACES))
+    def unplug(self, place):
+        if place in self.phones and self.phones[place].linked:
+            self.phones[place].linked = False
+            self.phones[place].followed.clear()
+            self.commands[place].clear()
+            self.apply(DeviceLost(self.now, place, "unplugged"))
+
+    @rule(place=st.sampled_from(PLACES))
+    def carry_out(self, place):
+        if not self.commands[place]:
+            return
+        command = self.commands[place].pop(0)
+        phone = self.phones.get(place)
+        if phone is None or not phone.linked:
+            return
+        match command:
+            case Dispatch(attempt_id=attempt, fencing_token=token):
+                if token < phone.highest_token or any(
+                    not finished for other, (_, finished) in phone.held.items() if other != attempt
+                ):
+                    self.mail.append(AttemptFailed(self.now, attempt, token, place, "refused"))
+                    return
+                phone.highest_token = token
+                phone.followed.add(attempt)
+                if attempt not in phone.held:
+                    phone.held[attempt] = [token, False]
+                    self.mail.append(AttemptStarted(self.now, attempt))
+                elif phone.held[attempt][1]:
+                    self.deliver(place, attempt)
+            case CancelAttempt(attempt_id=attempt):
+                self.finish(place, attempt)
+            case Acknowledge(attempt_id=attempt):
+                if phone.held.get(attempt, (0, False))[1]:
+                    del phone.held[attempt]
+
+    @rule(place=st.sampled_from(PLACES))
+    def work(self, place):
+        phone = self.phones.get(place)
+        for attempt in list(phone.held if phone else ()):
+            self.finish(place, attempt)
+
+    def finish(self, place, attempt):
+        phone = self.phones[place]
+        if attempt in phone.held and not phone.held[attempt][1]:
+            phone.held[attempt][1] = True
+            if phone.linked and attempt in phone.followed:
+                self.deliver(place, attempt)
+
+    def deliver(self, place, attempt):
+        token, _ = self.phones[place].held[attempt]
+        self.mail.append(
+            AttemptFinished(self.now, attempt, token, place, failed=token % 5 == 0, result={"by": attempt})
+        )
+
+    @rule(place=st.sampled_from(PLACES))
+    def crash_the_agent(self, place):
+        """What runs is gone, what is finished stays in the journal."""
+        phone = self.phones.get(place)
+        for attempt, (token, finished) in list(phone.held.items() if phone else ()):
+            if not finished:
+                del phone.held[attempt]
+                self.mail.append(AttemptFailed(self.now, attempt, token, place, "the agent crashed"))
+
+    # The link
+
+    @precondition(lambda self: self.mail)
+    @rule(data=st.data(), keep=st.booleans())
+    def receive(self, data, keep):
+        """News arrives in any order, sometimes twice."""
+        position = data.draw(st.integers(0, len(self.mail) - 1))
+        event = self.mail[position] if keep else self.mail.pop(position)
+        self.apply(event)
+
+    @precondition(lambda self: self.state.attempts)
+    @rule(data=st.data(), token=st.integers(1, 5), place=st.sampled_from(PLACES))
+    def receive_nonsense(self, data, token, place):
+        attempt = data.draw(st.sampled_from([*sorted(self.state.attempts), "unknown"]))
+        event = AttemptFinished(self.now, attempt, token, place, False, {"by": attempt})
+        if not self.counts(event):
+            self.apply(event)
+
+    @invariant()
+    def holds(self):
+        check(self.state)
+        taken = {
+            trial.trial_id: trial.result_attempt_id
+            for trial in self.state.trials.values()
+            if trial.result_attempt_id is not None
+        }
+        assert taken == self.accepted
+        assert len(self.state.trials) == sum(len(job.trial_ids) for job in self.state.jobs.values())
+
+    # The end
+
+    def teardown(self):
+        self.let_everything_work()
+        self.holds()
+        assert {trial.state for trial in self.state.trials.values()} <= ENDED
+        for trial in self.state.trials.values():
+            has_result = trial.state in (TrialState.DONE, TrialState.FAILED)
+            assert has_result == (trial.trial_id in self.accepted)
+            delivered = [a for a in trial.attempt_ids if self.state.attempts[a].state in DELIVERED]
+            assert delivered == ([self.accepted[trial.trial_id]] if has_result else [])
+        self.compare_with_the_store()
+
+    def let_everything_work(self):
+        """From wherever the history has led, a farm whose phones work ends every trial."""
+        for place in PLACES:
+            self.plug_in(place)
+            self.release(place)
+            self.pause_or_go_on(place, DeviceState.READY)
+        for _ in range(40 + 20 * len(self.state.trials)):
+            if not any(job.open for job in self.state.jobs.values()):
+                return
+            self.schedule()
+            for place in PLACES:
+                while self.commands[place]:
+                    self.carry_out(place)
+                self.work(place)
+                self.release(place)
+            while self.mail:
+                self.apply(self.mail.pop(0))
+                self.holds()
+            upcoming = next_due(self.state, self.now, LEASES)
+            if upcoming is not None:
+                self.pass_time(max(0.0, upcoming - self.now))
+        raise AssertionError("trials are stuck")
+
+    def compare_with_the_store(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "farm.sqlite"
+            with SqliteStore(path) as store:
+                half = len(self.log) // 2
+                store.append(self.log[:half])
+                assert store.append(self.log[half:]).result(60) == len(self.log)
+                assert list(store.load()) == [without_bulk(event) for event in self.log]
+                assert replay(store.load()) == self.state
+            with StoreReader(path) as reader:
+                self.compare_with(reader)
+
+    def compare_with(self, reader):
+        state = self.state
+        assert reader.jobs() == [job_view(state, job) for job in state.jobs]
+        assert {view.device_id: view for view in reader.devices()} == {
+            place: device_view(state, place) for place in state.devices
+        }
+        for job in state.jobs.values():
+            assert reader.trials(job.job_id) == [trial_view(state, trial) for trial in job.trial_ids]
+            assert reader.attempts(job.job_id) == [
+                attempt_view(state, attempt_id)
+                for attempt_id, attempt in state.attempts.items()
+                if attempt.job_id == job.job_id
+            ]
+            for result in reader.results(job.job_id):
+                assert result.attempt_id == self.accepted.pop(result.trial_id)
+                assert result.result == {"by": result.attempt_id}
+        assert self.accepted == {}
+
+
+Histories.TestCase.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
+TestHistories = Histories.TestCase
