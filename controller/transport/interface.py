@@ -51,7 +51,12 @@ class DeviceTransport(Protocol):
 
     def shell(self, command: str, timeout_s: float = 30.0) -> ShellResult: ...
 
-    def push(self, source: Path, target: str, mode: int = 0o644, timeout_s: float = 600.0) -> None: ...
+    def push(self, source: Path, target: str, mode: int = 0o644, timeout_s: float = 600.0) -> None:
+        """Write a file of the host to a file of the phone; missing folders are made.
+
+        The phone gives group and others the owner's bits of ``mode``: folders have to keep secrets.
+        """
+        ...
 
     def push_bytes(self, data: bytes, target: str, mode: int = 0o644, timeout_s: float = 60.0) -> None: ...
 
