@@ -75,7 +75,7 @@ def passport(
         "clocks": conditions("clock", lambda name: units[name] == "Hz"),
         "charge_state": conditions(
             "charge state",
-            lambda name: name.startswith("battery/") and units[name] != "degC" or name.endswith("/online"),
+            lambda name: (name.startswith("battery/") and units[name] != "degC") or name.endswith("/online"),
         ),
         "sensors": [{**sensor, "provenance": provenance} for sensor in sensors],
         "telemetry": {

@@ -22,7 +22,8 @@ class Trial:
     Attributes:
         trial_id: its number in the job, the same for the same spec and records.
         label: what it is, for people.
-        payload: plain JSON: bundle_hash, model, method, method_label, settings (complete), seed, record, repeat.
+        payload: plain JSON with bundle_hash, model, method, method_label, settings (complete), seed, record
+            (MobiFarm's own form) and repeat.
     """
 
     trial_id: str
@@ -44,7 +45,7 @@ def plan(spec: EvaluationSpec, records: Sequence[EditRecord], *, bundle_hash: st
     number = spec.repeats * len(records) * len(spec.methods)
     if number > TRIAL_LIMIT:
         raise WorkloadInputError(
-            f"the evaluation has {number} trials, more than the {TRIAL_LIMIT} of one job: lower limit or repeats"
+            f"the evaluation has {number} trials, one job may have {TRIAL_LIMIT}: lower limit or repeats"
         )
     methods = [(method, method.complete_settings()) for method in spec.methods]
     trials: list[Trial] = []

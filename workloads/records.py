@@ -33,7 +33,7 @@ _OWN_FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one field of one record (``field`` may be a path such as ``neighbours[2].answer``)."""
+    """What is wrong with a record; ``field`` may be a path such as ``neighbours[2].answer``."""
 
     field: str
     message: str
@@ -283,7 +283,7 @@ def _items(document: Any, source: str) -> list[Any]:
         if name != FORMAT_NAME or version != FORMAT_VERSION:
             raise WorkloadInputError(
                 f"{source} is an object without the header of an edit record file: give it "
-                f'"format": "{FORMAT_NAME}", "version": {FORMAT_VERSION} and "records", or use a list of records'
+                f'"format": "{FORMAT_NAME}", "version": {FORMAT_VERSION} and "records", or use a list'
             )
         document = document.get("records")
     if not isinstance(document, list):

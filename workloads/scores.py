@@ -1,8 +1,8 @@
 """Quality of one edit from its scored prompts. Pure.
 
 The probability form follows ROME (Meng et al., 2022): an answer is more probable than another when its mean
-log-probability per token is higher. Accuracy is teacher-forced as in EasyEdit: the share of an answer's tokens
-that are the model's first choice, given the tokens before them.
+log-probability per token is higher. Accuracy is teacher-forced as in EasyEdit: the share of an answer's
+tokens that are the model's first choice, given the tokens before them.
 """
 
 from __future__ import annotations

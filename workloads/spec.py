@@ -32,7 +32,7 @@ class _Part(BaseModel):
 
 
 class DatasetSpec(_Part):
-    """A built-in set or a file, and which of its records: by id, then from ``offset`` on, at most ``limit``."""
+    """A built-in set or a file, and which records: by id, then from ``offset`` on, at most ``limit``."""
 
     builtin: Literal["personal-facts"] | None = None
     file: Text | None = None
@@ -69,7 +69,7 @@ class MethodSpec(_Part):
         Raises:
             InputError: the method or a setting is unknown or does not fit.
         """
-        # The editor is heavier than the rest of a spec; whoever only reads specs' classes does not pay for it.
+        # The editor is heavier than the rest of a spec; who only needs the classes does not pay for it.
         from mobifarm.agent.editor.methods import validate_settings
 
         return dict(validate_settings(self.name, self.settings))
@@ -145,8 +145,8 @@ def read_spec(path: Path) -> dict[str, Any]:
         ) from error
     if len(data) > SIZE_LIMIT_BYTES:
         raise WorkloadInputError(
-            f"{path} is larger than {SIZE_LIMIT_BYTES // 2**10} KiB, too large for a spec: put the data into a "
-            "file of its own and name it as dataset.file"
+            f"{path} is larger than {SIZE_LIMIT_BYTES // 2**10} KiB, too large for a spec: put the "
+            "data into a file of its own and name it as dataset.file"
         )
     try:
         text = data.decode("utf-8")

@@ -1,0 +1,41 @@
+"""What a reader must know to read the tables: what is measured, what is modelled, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+
+def footnotes(*, executions: Set[str], repeated: bool, missing: Mapping[str, int]) -> tuple[str, ...]:
+    """The notes that apply.
+
+    Args:
+        executions: kinds of phones that gave results.
+        repeated: whether some fact was edited more than once.
+        missing: trials without a result by state.
+    """
+    notes = [
+        "Measured on the quantised model before and after each edit. Brackets: 95 % confidence (Wilson for "
+        "yes or no per fact, otherwise bootstrap over facts). Failed edits count as wrong in every mean.",
+        "Success: the answer has a higher mean log-probability per token than the other one. Accuracy and "
+        "portability: share of the answer's tokens that come first, teacher-forced, which overstates free "
+        "generation.",
+        "Seconds, loss evaluations and token_layers: medians of the edit alone, without scoring before and "
+        "after, over edits that ran to their end. Peak memory: the largest of the agent.",
+    ]
+    if "virtual" in executions:
+        notes.append(
+            "Execution virtual: a process on this computer. Its seconds and memory are the computer's, not "
+            "phone performance; its temperatures, clocks and battery are modelled."
+        )
+    if "qemu_arm64" in executions:
+        notes.append("Execution qemu_arm64: an emulated processor; its seconds are not phone performance.")
+    notes.append("Energy: not measured.")
+    if repeated:
+        notes.append("Edits of one fact are not independent: the intervals resample facts, not edits.")
+    if missing:
+        listed = ", ".join(f"{number} {state}" for state, number in sorted(missing.items()))
+        notes.append(
+            f"Without a result and in no row: {listed}. Abandoned means that phones or links failed too "
+            "often, which is not the method's fault."
+        )
+    return tuple(notes)

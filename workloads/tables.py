@@ -1,0 +1,216 @@
+"""A summary as tables for the terminal, and its edits as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from mobifarm.workloads.scores import Quality
+from mobifarm.workloads.summary import AttemptRow, EditRow, Estimate, MethodRow, PhoneRow, Summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+UNKNOWN = "–"
+AttemptChoice = Literal["all", "retried", "none"]
+
+
+def print_summary(summary: Summary, console: Console, *, attempts: AttemptChoice = "retried") -> None:
+    """Print every table and the footnotes; ``retried`` attempts are those of edits that needed several."""
+    from rich.text import Text
+
+    if summary.methods:
+        console.print(render_methods(summary))
+        console.print(render_phones(summary.phones))
+    else:
+        console.print(Text("There are no results yet."))
+    chosen = [row for row in summary.attempts if attempts == "all" or (attempts == "retried" and row.of > 1)]
+    if chosen:
+        title = "Attempts" if attempts == "all" else "Attempts of the edits that needed more than one"
+        console.print(render_attempts(chosen, title))
+    for note in summary.footnotes:
+        console.print(Text(note, style="dim"), soft_wrap=False)
+
+
+def render_methods(summary: Summary) -> Table:
+    """Quality and cost, one column per method beside that of the unedited model."""
+    rows = [*([summary.unedited] if summary.unedited else []), *summary.methods]
+    cells = [_quality_cells(row) + (_cost_cells(row) if row is not summary.unedited else ()) for row in rows]
+    return _table(
+        "Results",
+        ("", *(row.label for row in rows)),
+        [
+            (name, *(column[i] if i < len(column) else "" for column in cells))
+            for i, name in enumerate(_MEASURES)
+        ],
+        right=range(1, len(rows) + 1),
+    )
+
+
+def render_phones(rows: Sequence[PhoneRow]) -> Table:
+    """What every phone did."""
+    return _table(
+        "Phones",
+        ("phone", "model", "serial", "execution", "edits", "s / edit", "temperature °C"),
+        [
+            (
+                row.device_id,
+                row.model or UNKNOWN,
+                row.serial or UNKNOWN,
+                row.execution or UNKNOWN,
+                str(row.edits),
+                _number(row.edit_s_median, "{:.2f}"),
+                _temperature(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def render_attempts(rows: Sequence[AttemptRow], title: str = "Attempts") -> Table:
+    """Which attempt ran where and how it ended."""
+    return _table(
+        title,
+        ("edit", "attempt", "phone", "serial", "outcome", "seconds", "reason"),
+        [
+            (
+                row.label,
+                f"{row.number} of {row.of}",
+                row.device_id,
+                row.serial,
+                row.state,
+                _number(row.duration_s, "{:.1f}"),
+                row.reason,
+            )
+            for row in rows
+        ],
+    )
+
+
+CSV_COLUMNS: tuple[str, ...] = (
+    "trial_id",
+    "label",
+    "method",
+    "record_id",
+    "repeat",
+    "state",
+    "status",
+    "message",
+    *(f"{name}_{moment}" for moment in ("before", "after") for name in Quality.__dataclass_fields__),
+    "edit_s",
+    "evaluation_s",
+    "steps",
+    "loss_evaluations",
+    "token_layers",
+    "peak_rss_bytes",
+    "attempt_id",
+    "attempts",
+    "device_id",
+    "serial",
+    "model",
+    "execution",
+    "settings_hash",
+    "bundle_hash",
+)
+
+
+def to_csv(summary: Summary) -> str:
+    """One line per edit (RFC 4180) under a line of names; an empty cell is not measured."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows([_csv_cell(row, column) for column in CSV_COLUMNS] for row in summary.edits)
+    return text.getvalue()
+
+
+def _csv_cell(row: EditRow, column: str) -> object:
+    name, _, moment = column.rpartition("_")
+    if name in Quality.__dataclass_fields__:
+        found = row.quality_before if moment == "before" else row.quality
+        value = None if found is None else getattr(found, name)
+    else:
+        value = getattr(row, column)
+    if value is None:
+        return ""
+    # Text of a phone must not become a formula where the file is opened in a spreadsheet.
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+_MEASURES: tuple[str, ...] = (
+    "edits",
+    "edit success %",
+    "teacher-forced accuracy %",
+    "paraphrase success %",
+    "neighbourhood success %",
+    "portability %",
+    "execution",
+    "ended: converged",
+    "ended: step limit",
+    "ended: failed",
+    "seconds per edit, median",
+    "seconds per edit, p90",
+    "loss evaluations, median",
+    "token_layers, median",
+    "agent's peak memory",
+)
+
+
+def _quality_cells(row: MethodRow) -> tuple[str, ...]:
+    return (
+        str(row.edits),
+        _share(row.quality.edit_success),
+        _share(row.quality.rewrite_accuracy),
+        _share(row.quality.paraphrase_success),
+        _share(row.quality.neighbourhood_success),
+        _share(row.quality.portability_accuracy),
+    )
+
+
+def _cost_cells(row: MethodRow) -> tuple[str, ...]:
+    return (
+        row.execution or UNKNOWN,
+        str(row.converged),
+        str(row.step_limit),
+        str(row.failed),
+        _number(row.edit_s_median, "{:.2f}"),
+        _number(row.edit_s_p90, "{:.2f}"),
+        _number(row.loss_evaluations_median, "{:,.0f}"),
+        _number(row.token_layers_median, "{:,.0f}"),
+        UNKNOWN if row.peak_rss_bytes_max is None else f"{row.peak_rss_bytes_max / 2**20:.0f} MiB",
+    )
+
+
+def _share(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return UNKNOWN
+    return f"{100 * estimate.mean:.1f} [{100 * estimate.low:.0f}–{100 * estimate.high:.0f}]"
+
+
+def _number(value: float | None, form: str) -> str:
+    return UNKNOWN if value is None else form.format(value)
+
+
+def _temperature(row: PhoneRow) -> str:
+    if row.temperature_first is None or row.temperature_last is None:
+        return "not read"
+    modelled = "" if row.execution == "phone" else " modelled"
+    return f"{row.temperature_first:.1f} → {row.temperature_last:.1f}{modelled}"
+
+
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int] = ()
+) -> Table:
+    # Imported here: the columns of this module are needed without a terminal too.
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        # Text of a phone is never read as markup.
+        table.add_row(*(Text(cell) for cell in row))
+    return table
