@@ -17,6 +17,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -50,15 +51,15 @@ class SqliteStore:
             UserError: another controller has it open, or it is not a store that this MobiFarm understands.
             HostError: the file cannot be read or written.
         """
-        self._lock = _lock(path)
-        try:
+        with ExitStack() as resources:
+            resources.callback(os.close, _lock(path))
             self._connection = open_for_writing(path)
+            resources.callback(self._connection.close)
             self._reader = StoreReader(path)
+            resources.callback(self._reader.close)
             self._epoch = self._begin_epoch(path)
             self._state = replay(self.load())
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._resources = resources.pop_all()
         self._queue: SimpleQueue[_Request | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
@@ -114,9 +115,7 @@ class SqliteStore:
             self._closed = True
             self._queue.put(None)
         self._writer.join()
-        self._reader.close()
-        self._connection.close()
-        os.close(self._lock)
+        self._resources.close()
 
     def _begin_epoch(self, path: Path) -> int:
         try:
