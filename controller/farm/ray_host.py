@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray.exceptions
-
 from mobifarm.controller.errors import HostError
 from mobifarm.controller.farm.farm import HostForgot
 from mobifarm.controller.host.reports import Report
@@ -56,6 +54,9 @@ class RayHost:
         return list(reports)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
+        # Imported here because Ray reads its environment when it is first imported, see LocalCluster.start.
+        from ray.exceptions import RayActorError
+
         try:
             async with asyncio.timeout(CALL_DEADLINE_S):
                 return await getattr(self._actor, method).remote(*arguments)
@@ -63,5 +64,5 @@ class RayHost:
             raise HostError(
                 f"the host {self.name} did not answer {method} in {CALL_DEADLINE_S:.0f} s"
             ) from None
-        except ray.exceptions.RayActorError as error:
+        except RayActorError as error:
             raise HostError(f"the host {self.name} is not available: {error}") from error

@@ -13,8 +13,8 @@ from mobifarm.controller.host.reports import Report
 class HostActor:
     """Methods are coroutines, so that Ray runs them on one event loop.
 
-    ``session`` is new whenever Ray starts the actor's process again: the controller sees from it that this host has
-    forgotten its phones, and attaches them anew.
+    ``session`` is new whenever Ray starts the actor's process again: the controller sees from it that this
+    host has forgotten its phones, and attaches them anew.
     """
 
     def __init__(self, configuration: HostConfiguration) -> None:

@@ -83,7 +83,7 @@ class Phone:
 
 
 class Connector:
-    """Connects, provisions and starts the agent; one farm key and one scratch folder for all phones of a host."""
+    """Connects, provisions and starts the agent; one farm key and one scratch folder for all phones."""
 
     def __init__(
         self,

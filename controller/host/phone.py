@@ -1,7 +1,7 @@
 """One phone from the host's side: keep the link up, follow the attempts that run on it, report what happens.
 
-Not responsible for deciding anything: which attempt runs where, what a lost phone means for its lease and when an
-attempt is given up are the core's decisions. This module only turns a shaky cable into truthful events.
+Not responsible for deciding anything: which attempt runs where, what a lost phone means for its lease and
+when an attempt is given up are decisions of the core. Here a shaky cable is turned into truthful events.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mobifarm.controller.core.events import (
     HeldAttempt,
     Identity,
 )
-from mobifarm.controller.errors import AuthorisationRequired, DeviceError, FarmError
+from mobifarm.controller.errors import AuthorisationRequired, DeviceError, FarmError, WorkloadError
 from mobifarm.controller.host.reports import AttemptProgress, Reading, Report, TransferProgress
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
 from mobifarm.workloads.messages import payload_to_run_request, result_to_mapping
@@ -119,7 +119,7 @@ class PhoneSession:
     # --- called by the host ---------------------------------------------------------------------------------
 
     def dispatch(self, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]) -> None:
-        """Start or resume an attempt. Without a link nothing happens: the phone's return dispatches it again."""
+        """Start or resume an attempt; without a link the phone's return dispatches it again."""
         task = self._attempts.get(attempt_id)
         if self._phone is None or (task and not task.done()):
             return
@@ -128,13 +128,13 @@ class PhoneSession:
         )
 
     def cancel(self, attempt_id: str) -> None:
-        """Stop an attempt. One that has not reached the phone yet ends here; else the phone reports its end."""
+        """Stop an attempt: one that has not reached the phone yet ends here, else the phone reports it."""
         if attempt_id in self._preparing:
             self._attempts[attempt_id].cancel()
         self._calls.put_nowait(("Cancel", attempt_id))
 
     def acknowledge(self, attempt_id: str) -> None:
-        """Let the phone drop a result. Where the link is gone the attempt is met again at the next connect."""
+        """Let the phone drop a result; where the link is gone the attempt is met again later."""
         self._calls.put_nowait(("Acknowledge", attempt_id))
 
     async def stop(self) -> None:
@@ -156,33 +156,37 @@ class PhoneSession:
     async def _keep_connected(self) -> None:
         failures = 0
         while True:
-            reached = False
-
-            def stage(state: DeviceState) -> None:
-                nonlocal reached
-                reached |= state in (DeviceState.PROVISIONING, DeviceState.CALIBRATING)
-                if state is DeviceState.AWAITING_AUTHORISATION:
-                    self._state(state, "the phone asks whether to allow USB debugging", ALLOW_ACTION)
-                elif state is not DeviceState.CONNECTING or failures == 0:
-                    self._state(state)
-
-            try:
-                phone = await self._connect(self._address, stage, self._transfer)
-            except AuthorisationRequired as error:
-                self._state(DeviceState.AWAITING_AUTHORISATION, str(error), ALLOW_ACTION)
-                failures += 1
-            except FarmError as error:
-                self._state(DeviceState.CONNECTING, str(error))
-                failures += 1
-            except Exception as error:
-                logger.exception("connecting %s", self._device_id)
-                self._state(DeviceState.CONNECTING, f"unexpected {type(error).__name__}: {error}")
-                failures += 1
-            else:
+            phone, trouble = await self._try_connect(first=failures == 0)
+            if phone:
                 failures = 0
                 await self._while_connected(phone)
-            limit = TROUBLE_LIMIT_S if reached and failures else RECONNECT_LIMIT_S
+            else:
+                failures += 1
+            limit = TROUBLE_LIMIT_S if trouble else RECONNECT_LIMIT_S
             await asyncio.sleep(min(limit, RECONNECT_FIRST_S * 2 ** min(failures, 10)))
+
+    async def _try_connect(self, first: bool) -> tuple[ConnectedPhone | None, bool]:
+        """One try; the second value tells whether a phone that answers could not be set up."""
+        answered = False
+
+        def stage(state: DeviceState) -> None:
+            nonlocal answered
+            answered |= state in (DeviceState.PROVISIONING, DeviceState.CALIBRATING)
+            if state is DeviceState.AWAITING_AUTHORISATION:
+                self._state(state, "the phone asks whether to allow USB debugging", ALLOW_ACTION)
+            elif state is not DeviceState.CONNECTING or first:
+                self._state(state)
+
+        try:
+            return await self._connect(self._address, stage, self._transfer), False
+        except AuthorisationRequired as error:
+            self._state(DeviceState.AWAITING_AUTHORISATION, str(error), ALLOW_ACTION)
+        except FarmError as error:
+            self._state(DeviceState.CONNECTING, str(error))
+        except Exception as error:
+            logger.exception("connecting %s", self._device_id)
+            self._state(DeviceState.CONNECTING, f"unexpected {type(error).__name__}: {error}")
+        return None, answered
 
     async def _while_connected(self, phone: ConnectedPhone) -> None:
         self._phone = phone
@@ -227,7 +231,7 @@ class PhoneSession:
             await phone.close()
 
     async def _make_calls(self, phone: ConnectedPhone) -> None:
-        """Make the short calls in order. A failure changes nothing: the phone is asked again when it reconnects."""
+        """Make the short calls in order; one that fails is derived again when the phone reconnects."""
         while True:
             method, attempt_id = await self._calls.get()
             try:
@@ -274,6 +278,8 @@ class PhoneSession:
             await self._run(phone, request)
         except grpc.aio.AioRpcError as error:
             await self._report_failure(phone, attempt_id, fencing_token, error)
+        except WorkloadError as error:
+            self._refused(phone, attempt_id, fencing_token, str(error))
         except FarmError as error:
             if not await self._link_lost(phone):
                 self._failed(attempt_id, fencing_token, str(error))
@@ -369,22 +375,25 @@ class PhoneSession:
             )
         )
 
+    def _refused(self, phone: ConnectedPhone, attempt_id: str, fencing_token: int, message: str) -> None:
+        """The request is refused for what it says: a result, trying it elsewhere would end the same way."""
+        self._emit(
+            AttemptFinished(
+                at=self._clock(),
+                attempt_id=attempt_id,
+                fencing_token=fencing_token,
+                device_id=self._device_id,
+                failed=True,
+                result=self._stored(phone, {"status": "refused", "message": message}),
+            )
+        )
+
     async def _report_failure(
         self, phone: ConnectedPhone, attempt_id: str, fencing_token: int, error: grpc.aio.AioRpcError
     ) -> None:
         message = error.details() or error.code().name
         if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-            # The agent refused the request for what it says: trying it elsewhere would end the same way.
-            self._emit(
-                AttemptFinished(
-                    at=self._clock(),
-                    attempt_id=attempt_id,
-                    fencing_token=fencing_token,
-                    device_id=self._device_id,
-                    failed=True,
-                    result=self._stored(phone, {"status": "refused", "message": message}),
-                )
-            )
+            self._refused(phone, attempt_id, fencing_token, message)
         elif not await self._link_lost(phone):
             self._failed(attempt_id, fencing_token, f"{error.code().name}: {message}")
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobifarm.controller.errors import HostError
+from mobifarm.controller.errors import HostError, WorkloadError
 from mobifarm.controller.host.buffer import ReportBuffer
 from mobifarm.controller.host.connection import Connector
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import Report
+from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.catalogue import find_bundle
 
 
@@ -46,7 +47,7 @@ class PhoneHost:
                 address,
                 host=self._configuration.name,
                 connect=self._connector,
-                bundle_folder=find_bundle,
+                bundle_folder=_bundle_folder,
                 emit=self._reports.put,
                 clock=time.time,
             )
@@ -79,3 +80,10 @@ class PhoneHost:
             return self._sessions[device_id]
         except KeyError:
             raise HostError(f"{self._configuration.name} does not own the phone {device_id}") from None
+
+
+def _bundle_folder(model: str, bundle_hash: str) -> Path:
+    try:
+        return find_bundle(model, bundle_hash)
+    except WorkloadInputError as error:
+        raise WorkloadError(str(error)) from error
