@@ -37,6 +37,7 @@ from mobifarm.v1.agent_pb2 import (
     EDIT_STATUS_CANCELLED,
     EDIT_STATUS_FAILED,
     EditResult,
+    EditStatus,
     RunRequest,
     RunResponse,
 )
@@ -73,7 +74,7 @@ class Execution:
         self._task: asyncio.Task[None] | None = None
         # The edit has a thread of its own so that a bundle check never waits for it.
         self._edit_thread = ThreadPoolExecutor(1, "edit")
-        self._threads = ThreadPoolExecutor(2, "files")
+        self._threads = ThreadPoolExecutor(4, "files")
 
     def held(self) -> list[Attempt]:
         """Attempts that run or wait for their acknowledgement."""
@@ -155,6 +156,7 @@ class Execution:
         attempt = self._attempts.start(request)
         feed = self._feeds[attempt.attempt_id] = Feed()
         self._cancel.clear()
+        _log.info("attempt %s starts", attempt.attempt_id)
         self._task = asyncio.create_task(self._carry_out(attempt, job, feed))
         return attempt
 
@@ -172,6 +174,7 @@ class Execution:
                 self._edit_thread, self._perform, attempt, job, sampler, report
             )
         except BundleError as damaged:
+            _log.error("attempt %s was not carried out: %s", attempt.attempt_id, damaged)
             error = damaged
         except Exception:
             _log.exception("attempt %s could not be carried out", attempt.attempt_id)
@@ -179,6 +182,7 @@ class Execution:
         if result is None:
             self._attempts.drop(attempt.attempt_id)
         else:
+            _log.info("attempt %s ended: %s", attempt.attempt_id, EditStatus.Name(result.status))
             self._attempts.finish(attempt.attempt_id, result)
         del self._feeds[attempt.attempt_id]
         feed.close(result, error)

@@ -22,7 +22,7 @@ _SUFFIX = ".result"
 _log = logging.getLogger(__name__)
 
 
-class DamagedEntry(ValueError):  # noqa: N818 - says what it is
+class DamagedEntryError(ValueError):
     """A journal file does not hold what was written."""
 
 
@@ -51,7 +51,7 @@ class Journal:
         for path in sorted(self._folder.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns):
             try:
                 yield decode(path.read_bytes())
-            except DamagedEntry as error:
+            except DamagedEntryError as error:
                 _log.error("journal entry %s is damaged (%s) and put aside", path.name, error)
                 path.rename(path.with_suffix(".damaged"))
 
@@ -73,18 +73,18 @@ def encode(request: RunRequest, result: EditResult) -> bytes:
 
 
 def decode(content: bytes) -> tuple[RunRequest, EditResult]:
-    """Read what ``encode`` wrote; raises DamagedEntry for anything else."""
+    """Read what ``encode`` wrote; raises DamagedEntryError for anything else."""
     line, _, body = content.partition(b"\n")
     try:
         header = json.loads(line)
         size, checksum, version = header["request_bytes"], header["sha256"], header["format"]
     except (ValueError, KeyError, TypeError):
-        raise DamagedEntry("no header") from None
+        raise DamagedEntryError("no header") from None
     if version != _FORMAT:
-        raise DamagedEntry(f"format {version} instead of {_FORMAT}")
+        raise DamagedEntryError(f"format {version} instead of {_FORMAT}")
     if hashlib.sha256(body).hexdigest() != checksum or not isinstance(size, int):
-        raise DamagedEntry("wrong checksum")
+        raise DamagedEntryError("wrong checksum")
     try:
         return RunRequest.FromString(body[:size]), EditResult.FromString(body[size:])
     except DecodeError:
-        raise DamagedEntry("not a result") from None
+        raise DamagedEntryError("not a result") from None

@@ -12,7 +12,7 @@ from mobifarm.agent.errors import Fenced
 from mobifarm.agent.fence import Fence, FenceError
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1) | st.integers(0, 5), st.booleans())))
 def test_lets_in_exactly_what_is_not_below_the_highest_seen(tmp_path_factory, tokens):
     path = tmp_path_factory.mktemp("fence") / "token"

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mobifarm.agent import files
-from mobifarm.agent.journal import DamagedEntry, Journal, decode, encode
+from mobifarm.agent.journal import DamagedEntryError, Journal, decode, encode
 from mobifarm.v1.agent_pb2 import EDIT_STATUS_CONVERGED, EditRecord, EditResult, RunRequest
 
 requests = st.builds(
@@ -38,18 +38,18 @@ def test_no_damage_passes_for_a_result(request_, result, data):
     cut = data.draw(st.integers(0, len(content) - 1))
     try:
         survived = decode(content[:cut])
-    except DamagedEntry:
+    except DamagedEntryError:
         pass
     else:  # only where the cut removed nothing that was written
         assert survived == (request_, result)
     position = data.draw(st.integers(content.index(b"\n") + 1, len(content)))
     flipped = bytearray(content + b"\0")
     flipped[position] ^= 0xFF
-    with pytest.raises(DamagedEntry):
+    with pytest.raises(DamagedEntryError):
         decode(bytes(flipped))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(requests, unique_by=lambda request: request.attempt_id, max_size=5), results)
 def test_a_new_journal_on_the_same_folder_holds_the_same(tmp_path_factory, some, result):
     folder = tmp_path_factory.mktemp("journal")

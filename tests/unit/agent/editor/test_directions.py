@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobifarm.agent.editor.directions import (
+    central_difference_slopes,
+    forward_difference_slopes,
+    orthonormal_directions,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+dimensions = st.integers(2, 40)
+
+
+@given(seed=seeds, dimension=dimensions, count=st.integers(1, 50), led=st.booleans())
+def test_rows_are_orthonormal(seed: int, dimension: int, count: int, led: bool) -> None:
+    generator = np.random.default_rng(seed)
+    first = generator.standard_normal(dimension) if led else None
+    rows = orthonormal_directions(generator, count, dimension, first)
+    assert rows.shape == (min(dimension, count + led), dimension)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-10)
+
+
+@given(seed=seeds, dimension=dimensions, length=st.floats(1e-3, 1e3))
+def test_first_row_points_along_the_given_direction(seed: int, dimension: int, length: float) -> None:
+    generator = np.random.default_rng(seed)
+    first = generator.standard_normal(dimension)
+    first *= length / np.linalg.norm(first)
+    rows = orthonormal_directions(generator, 4, dimension, first)
+    np.testing.assert_allclose(rows[0], first / length, atol=1e-10)
+
+
+def test_rows_prefer_no_orthant() -> None:
+    generator = np.random.default_rng(0)
+    firsts = np.array([orthonormal_directions(generator, 2, 8)[0] for _ in range(500)])
+    assert np.abs(firsts.mean(axis=0)).max() < 0.1
+
+
+@given(seed=seeds, dimension=dimensions, step=st.floats(0.01, 5))
+def test_central_differences_recover_the_gradient_of_a_quadratic_within_the_span(
+    seed: int, dimension: int, step: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    hessian = generator.standard_normal((dimension, dimension))
+    hessian = hessian + hessian.T
+    gradient = generator.standard_normal(dimension)
+    rows = orthonormal_directions(generator, 5, dimension)
+
+    def loss(points: np.ndarray) -> np.ndarray:
+        return points @ gradient + 0.5 * np.einsum("bi,ij,bj->b", points, hessian, points)
+
+    slopes = central_difference_slopes(loss(step * rows), loss(-step * rows), step)
+    np.testing.assert_allclose(slopes @ rows, rows.T @ (rows @ gradient), atol=1e-8)
+
+
+@given(seed=seeds, dimension=st.integers(3, 40), step=st.floats(0.01, 5), curvature=st.floats(-3, 3))
+def test_forward_differences_take_equal_curvature_away(
+    seed: int, dimension: int, step: float, curvature: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    gradient = generator.standard_normal(dimension)
+    rows = orthonormal_directions(generator, 6, dimension)
+    losses = 7.0 + step * rows @ gradient + 0.5 * curvature * step**2
+    slopes = forward_difference_slopes(losses, step, led=False)
+    true = rows @ gradient
+    np.testing.assert_allclose(slopes, true - true.mean(), atol=1e-8)
+
+
+def test_the_leading_row_is_left_out_of_the_mean() -> None:
+    losses = np.array([100.0, 1.0, 3.0])
+    assert forward_difference_slopes(losses, 2.0, led=True) == pytest.approx([49.0, -0.5, 0.5])

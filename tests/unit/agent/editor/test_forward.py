@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobifarm.agent.editor.forward import Losses, Solution, Step, clamp_norm, minimise
+from mobifarm.agent.editor.settings import ForwardSettings
+
+Array = np.ndarray
+
+
+@dataclass
+class Bowl:
+    """Loss floor + stiffness‖δ − centre‖²/2, with bounded noise; remembers what it was asked."""
+
+    centre: Array
+    stiffness: float = 1.0
+    floor: float = 0.0
+    noise: Callable[[int], Array] = np.zeros
+    batches: list[Array] = field(default_factory=list)
+    losses: list[Array] = field(default_factory=list)
+
+    def evaluate(self, deltas: Array) -> Losses:
+        self.batches.append(deltas)
+        loss = self.floor + 0.5 * self.stiffness * ((deltas - self.centre) ** 2).sum(axis=1)
+        loss = loss + self.noise(len(deltas))
+        self.losses.append(loss)
+        return Losses(loss, loss)
+
+
+def search(
+    oracle: Bowl,
+    settings: ForwardSettings,
+    seed: int = 0,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Solution:
+    return minimise(
+        oracle,
+        dimension=len(oracle.centre),
+        reference_norm=1.0,
+        settings=settings,
+        generator=np.random.default_rng(seed),
+        on_step=on_step,
+    )
+
+
+def centre(dimension: int, length: float, seed: int = 0) -> Array:
+    vector = np.random.default_rng(seed).standard_normal(dimension)
+    return np.asarray(vector * length / np.linalg.norm(vector))
+
+
+@pytest.mark.parametrize("differences", ["forward", "central"])
+@pytest.mark.parametrize("dimension", [3, 40])
+def test_a_quadratic_is_brought_to_the_goal(differences: str, dimension: int) -> None:
+    bowl = Bowl(centre(dimension, 2.0), stiffness=2.0)
+    solution = search(bowl, ForwardSettings(directions=16, differences=differences, step_limit=200))  # type: ignore[arg-type]
+    assert solution.converged
+    assert solution.target_probability >= 0.7
+    assert 0.5 * 2.0 * ((solution.delta - bowl.centre) ** 2).sum() <= -np.log(0.7)
+
+
+def test_evaluations_are_counted_one_by_one() -> None:
+    bowl = Bowl(centre(20, 2.0))
+    solution = search(bowl, ForwardSettings(directions=8, step_limit=7, stop_probability=0.9999))
+    assert solution.loss_evaluations == sum(len(batch) for batch in bowl.batches)
+
+
+def test_central_differences_cost_two_evaluations_per_direction() -> None:
+    bowl = Bowl(centre(20, 2.0), floor=5.0)
+    search(bowl, ForwardSettings(directions=8, differences="central", step_limit=1))
+    assert [len(batch) for batch in bowl.batches] == [8 * 2 + 1, 4]
+
+
+def test_a_goal_that_is_met_from_the_start_needs_no_edit() -> None:
+    solution = search(Bowl(np.zeros(10)), ForwardSettings(directions=4))
+    assert solution.converged
+    assert not solution.delta.any()
+    assert solution.steps == 1
+
+
+def test_an_unreachable_goal_ends_at_the_step_limit() -> None:
+    steps: list[Step] = []
+    solution = search(
+        Bowl(centre(10, 2.0), floor=3.0), ForwardSettings(directions=4, step_limit=5), on_step=steps.append
+    )
+    assert not solution.converged
+    assert solution.steps == 5
+    assert steps[-1].number == 5
+    assert steps[-1].loss_evaluations == solution.loss_evaluations
+    assert np.isnan(steps[0].loss)
+
+
+@given(seed=st.integers(0, 1000), noise=st.floats(0, 0.2))
+def test_the_objective_never_rises_beyond_the_noise(seed: int, noise: float) -> None:
+    generator = np.random.default_rng(seed)
+    bowl = Bowl(centre(12, 3.0, seed), floor=3.0, noise=lambda count: noise * generator.uniform(-1, 1, count))
+    steps: list[Step] = []
+    solution = search(bowl, ForwardSettings(directions=4, step_limit=8), seed, steps.append)
+    seen = [step.loss for step in steps if not np.isnan(step.loss)]
+    assert all(later <= earlier for earlier, later in zip(seen, seen[1:], strict=False))
+    true = 3.0 + 0.5 * ((solution.delta - bowl.centre) ** 2).sum()
+    at_zero = 3.0 + 0.5 * (bowl.centre**2).sum()
+    assert true <= at_zero + 2 * noise + 1e-9
+
+
+@given(seed=st.integers(0, 1000), limit=st.floats(0.05, 2.0))
+def test_no_accepted_point_is_longer_than_the_limit(seed: int, limit: float) -> None:
+    bowl = Bowl(centre(12, 5.0, seed), floor=1.0)
+    solution = search(bowl, ForwardSettings(directions=6, norm_limit=limit, step_limit=6), seed)
+    assert np.linalg.norm(solution.delta) <= limit * (1 + 1e-9)
+
+
+@given(
+    st.lists(st.lists(st.floats(-100, 100), min_size=3, max_size=3), min_size=1, max_size=5),
+    st.floats(0.01, 50),
+)
+def test_clamp_shortens_long_rows_and_leaves_the_others(rows: list[list[float]], limit: float) -> None:
+    before = np.array(rows)
+    after = clamp_norm(before, limit)
+    norms = np.linalg.norm(before, axis=1)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.minimum(norms, limit), rtol=1e-9)
+    np.testing.assert_array_equal(after[norms <= limit * (1 - 1e-9)], before[norms <= limit * (1 - 1e-9)])
+
+
+def test_what_is_too_much_is_trimmed() -> None:
+    # A single direction: the line search reaches the goal with its first long step.
+    bowl = Bowl(np.array([1.0, 0.0]), stiffness=0.8)
+    solution = search(bowl, ForwardSettings(directions=2, differences="central", initial_step=4.0))
+    trimmed = bowl.batches[-1]
+    reached = bowl.losses[-1] <= -np.log(0.7)
+    assert solution.converged
+    assert reached.any()
+    np.testing.assert_array_equal(solution.delta, trimmed[np.flatnonzero(reached)[0]])
+
+
+def test_the_penalty_keeps_the_edit_short() -> None:
+    lengths = []
+    for penalty in (0.0, 1.0):
+        settings = ForwardSettings(directions=12, norm_penalty=penalty, step_limit=30)
+        solution = search(Bowl(centre(12, 2.0), floor=2.0), settings)
+        lengths.append(float(np.linalg.norm(solution.delta)))
+    # The minimum of ‖δ − c‖²/2 + ‖δ‖² lies at c/3.
+    assert lengths[0] == pytest.approx(2.0, rel=0.05)
+    assert lengths[1] == pytest.approx(2 / 3, rel=0.05)
+
+
+def test_the_seed_decides_everything() -> None:
+    settings = ForwardSettings(directions=4, step_limit=5)
+    first, same, other = (
+        search(Bowl(centre(12, 3.0), floor=1.0), settings, seed).delta for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+def test_a_flat_loss_moves_nothing() -> None:
+    solution = search(
+        Bowl(np.zeros(6), stiffness=0.0, floor=2.0), ForwardSettings(directions=3, step_limit=3)
+    )
+    assert not solution.delta.any()
+    assert not solution.converged
+
+
+def test_raising_from_on_step_stops_before_the_next_call() -> None:
+    class Stop(Exception):
+        pass
+
+    bowl = Bowl(centre(10, 2.0), floor=3.0)
+
+    def stop(step: Step) -> None:
+        if step.loss_evaluations:
+            raise Stop
+
+    with pytest.raises(Stop):
+        search(bowl, ForwardSettings(directions=4), on_step=stop)
+    assert len(bowl.batches) == 1
