@@ -1,0 +1,191 @@
+"""The rewriting prompts of an edit with their exact cache, and the loss of δ over them.
+
+Attention is causal: nothing before the subject's last token depends on δ, and nothing at or below the edited
+layer does except the injected vector. So the tokens before it are computed once, and a loss evaluation is the
+upper layers on the tokens from it on. No approximation is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mobifarm.agent.editor.directions import FloatArray
+from mobifarm.agent.editor.forward import Losses
+from mobifarm.agent.editor.tokens import pad
+from mobifarm.agent.editor.types import EditCost, EditRecord
+from mobifarm.agent.editor.write_back import edit_key
+from mobifarm.agent.errors import InputError
+
+if TYPE_CHECKING:
+    from mobifarm.agent.editor.bundle import Bundle, Cache, Floats
+
+# The empty prefix first: the prompt itself is always among the contexts. The others differ in length and
+# kind, so that the key holds in other surroundings too; all end so that any prompt may follow.
+PREFIXES = (
+    "",
+    "In fact, ",
+    "I think that ",
+    "As you may know, ",
+    "Yesterday we heard: ",
+    "The question came up again. ",
+)
+ESSENCE_PROMPT = "{} is a"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedContext:
+    """Tokens of one rewriting prompt with the answer, and where the subject's last token stands."""
+
+    prompt_ids: Sequence[int]
+    answer_ids: Sequence[int]
+    subject_last: int
+
+    @property
+    def input_ids(self) -> list[int]:
+        """What the model reads: the answer's last token is only predicted."""
+        return [*self.prompt_ids, *self.answer_ids[:-1]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Suffix:
+    """One context from the subject's last token on. ``share``: how much of the edit it gets, about 1."""
+
+    residual: Floats
+    cache: Cache
+    share: float
+    rows: Sequence[int]
+    targets: Sequence[int]
+
+
+def tokenize_contexts(bundle: Bundle, record: EditRecord, count: int) -> list[TokenizedContext]:
+    """The first ``count`` rewriting prompts of an edit.
+
+    Raises:
+        InputError: the target has no tokens, the subject is not found, or a prompt is too long.
+    """
+    limit = bundle.architecture.max_positions
+    contexts = []
+    for prefix in PREFIXES[:count]:
+        prompt = prefix + record.prompt
+        prompt_ids, answer_ids = bundle.tokenize_prompt_and_answer(prompt, record.target_new)
+        context = TokenizedContext(prompt_ids, answer_ids, bundle.subject_last_index(prompt, record.subject))
+        if len(context.input_ids) > limit:
+            raise InputError(
+                f"the prompt {record.prompt[:40]!r}… with its context and answer has "
+                f"{len(context.input_ids)} tokens, the model bundle takes at most {limit}: shorten the prompt"
+            )
+        contexts.append(context)
+    return contexts
+
+
+class ContextLoss:
+    """The loss oracle of one edit: mean NLL per target token over contexts, and how far the subject drifts.
+
+    Args:
+        bundle: the model.
+        contexts: see :func:`tokenize_contexts`.
+        essence: tokens of "{subject} is a" and the index of the subject's last token, where the KL divergence
+            of the next token is to be held down; None leaves it out.
+        kl_weight: weight of that KL divergence.
+        cost: token_layers are added to it.
+
+    Attributes:
+        edit_key: [f] left vector of the write-back (see write_back).
+        value_norm: ‖v0‖, v0 = W k*: the unit of length for δ.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        contexts: Sequence[TokenizedContext],
+        *,
+        essence: tuple[Sequence[int], int] | None,
+        kl_weight: float,
+        cost: EditCost,
+    ) -> None:
+        self._bundle = bundle
+        self._cost = cost
+        self._kl_weight = kl_weight
+        prompts = [(context.input_ids, context.subject_last) for context in contexts]
+        tokens = pad([ids for ids, _ in (prompts if essence is None else [*prompts, essence])])
+        low = bundle.lower(tokens)
+        cost.token_layers += tokens.size * (bundle.edit_layer + 1)
+        count = np.arange(len(prompts))
+        lasts = np.array([last for _, last in prompts])
+        keys = low.key[count, lasts].astype(np.float64)
+        self.edit_key = edit_key(keys.mean(axis=0))
+        self.value_norm = float(np.linalg.norm(low.value[count, lasts].astype(np.float64).mean(axis=0)))
+        self._suffixes = []
+        for index, context in enumerate(contexts):
+            first_row = len(context.prompt_ids) - 1 - context.subject_last
+            self._suffixes.append(
+                self._suffix(
+                    low.residual[index : index + 1, : len(context.input_ids)],
+                    context.subject_last,
+                    float(keys[index] @ self.edit_key),
+                    range(first_row, first_row + len(context.answer_ids)),
+                    context.answer_ids,
+                )
+            )
+        self._essence: _Suffix | None = None
+        if essence is not None:
+            ids, last = essence
+            key = low.key[-1, last].astype(np.float64)
+            residual = low.residual[-1:, : len(ids)]
+            row = len(ids) - 1 - last
+            self._essence = self._suffix(residual, last, float(key @ self.edit_key), [row], [0])
+            self._essence_before = self._vocabulary(self._essence, np.zeros((1, bundle.architecture.hidden)))
+
+    def evaluate(self, deltas: FloatArray) -> Losses:
+        """Losses of δ [B, d]; see forward.LossOracle."""
+        nll = np.zeros(len(deltas))
+        for suffix in self._suffixes:
+            out = self._bundle.upper(
+                suffix.residual,
+                suffix.cache,
+                (deltas * suffix.share).astype(np.float32),
+                suffix.rows,
+                suffix.targets,
+            )
+            self._count(suffix, len(deltas))
+            nll -= out.log_probabilities.astype(np.float64).mean(axis=1)
+        target = nll / len(self._suffixes)
+        if self._essence is None:
+            return Losses(target, target)
+        after = self._vocabulary(self._essence, deltas)
+        before = self._essence_before
+        divergence = (np.exp(before) * (before - after)).sum(axis=1)
+        return Losses(target + self._kl_weight * divergence, target)
+
+    def _suffix(
+        self,
+        residual: Floats,
+        subject_last: int,
+        share: float,
+        rows: Sequence[int],
+        targets: Sequence[int],
+    ) -> _Suffix:
+        cache = self._bundle.fill_cache(residual[:, :subject_last])
+        self._cost.token_layers += subject_last * self._bundle.upper_layers
+        return _Suffix(residual[:, subject_last:], cache, share, rows, targets)
+
+    def _vocabulary(self, suffix: _Suffix, deltas: FloatArray) -> FloatArray:
+        """Log-probabilities [B, V] of the next token."""
+        out = self._bundle.upper(
+            suffix.residual,
+            suffix.cache,
+            (deltas * suffix.share).astype(np.float32),
+            suffix.rows,
+            suffix.targets,
+            with_log_softmax=True,
+        )
+        self._count(suffix, len(deltas))
+        assert out.log_softmax is not None
+        return out.log_softmax[:, 0]
+
+    def _count(self, suffix: _Suffix, batch: int) -> None:
+        self._cost.token_layers += batch * suffix.residual.shape[1] * self._bundle.upper_layers

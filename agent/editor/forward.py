@@ -1,0 +1,204 @@
+"""The forward-only optimiser: finds δ from loss values alone. Pure: no model, no clock, no I/O.
+
+Each step (1) probes the loss along fresh random orthonormal directions and the last gradient estimate in one
+batched call, (2) projects the gradient onto them, (3) searches along its negative with a few step lengths in
+a second batched call, which also tells whether the edit is done. Step lengths grow and shrink with the line
+search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mobifarm.agent.editor.directions import (
+    FloatArray,
+    central_difference_slopes,
+    forward_difference_slopes,
+    orthonormal_directions,
+)
+from mobifarm.agent.editor.settings import ForwardSettings
+
+STEP_FACTORS = (0.25, 0.5, 1.0, 2.0)
+TRIM_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9)
+SMALLEST_STEP = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses of a batch of δ, [B] float64 nats each.
+
+    Attributes:
+        total: what is minimised, the norm penalty aside.
+        target: the part that decides when to stop: mean NLL per target token over the contexts.
+    """
+
+    total: FloatArray
+    target: FloatArray
+
+
+class LossOracle(Protocol):
+    """What the optimiser needs from a model."""
+
+    def evaluate(self, deltas: FloatArray) -> Losses:
+        """Losses of each row of ``deltas`` [B, d] float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where the search stands; ``loss`` is the objective with its penalty, nats."""
+
+    number: int
+    loss: float
+    target_probability: float
+    loss_evaluations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The best δ [d] found and how the search ended."""
+
+    delta: FloatArray
+    converged: bool
+    steps: int
+    loss_evaluations: int
+    target_probability: float
+
+
+def clamp_norm(deltas: FloatArray, limit: float) -> FloatArray:
+    """Shorten every row of [B, d] that is longer than ``limit`` to it; the others stay as they are."""
+    norms = np.linalg.norm(deltas, axis=-1, keepdims=True)
+    return np.asarray(deltas * np.minimum(1.0, limit / np.maximum(norms, np.finfo(np.float64).tiny)))
+
+
+def minimise(
+    oracle: LossOracle,
+    *,
+    dimension: int,
+    reference_norm: float,
+    settings: ForwardSettings,
+    generator: np.random.Generator,
+    on_step: Callable[[Step], None],
+) -> Solution:
+    """Search δ ∈ R^d, ‖δ‖ ≤ norm_limit·‖v0‖, from δ = 0 until the target is probable enough.
+
+    Args:
+        oracle: the loss.
+        dimension: d.
+        reference_norm: ‖v0‖ > 0, the unit of all lengths in the settings.
+        settings: see :class:`ForwardSettings`.
+        generator: source of all randomness.
+        on_step: called before every batched call and at the end; raise from it to stop.
+    """
+    return _Search(oracle, dimension, reference_norm, settings, generator, on_step).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        oracle: LossOracle,
+        dimension: int,
+        reference_norm: float,
+        settings: ForwardSettings,
+        generator: np.random.Generator,
+        on_step: Callable[[Step], None],
+    ) -> None:
+        self._oracle = oracle
+        self._unit = reference_norm
+        self._settings = settings
+        self._generator = generator
+        self._on_step = on_step
+        self._stop_loss = -float(np.log(settings.stop_probability))
+        self._delta: FloatArray = np.zeros(dimension)
+        self._objective = self._target_loss = float("nan")
+        self._step_length = settings.initial_step * reference_norm
+        self._last_gradient: FloatArray | None = None
+        self._evaluations = 0
+        self._steps = 0
+
+    def run(self) -> Solution:
+        while self._steps < self._settings.step_limit and not self._done():
+            self._announce()
+            self._steps += 1
+            gradient = self._estimate_gradient()
+            if self._done():
+                break
+            self._announce()
+            self._line_search(gradient)
+            self._last_gradient = gradient if gradient.any() else None
+        converged = self._done()
+        if converged and self._delta.any():
+            self._announce()
+            self._trim()
+        self._announce()
+        probability = float(np.exp(-self._target_loss))
+        return Solution(self._delta, converged, self._steps, self._evaluations, probability)
+
+    def _done(self) -> bool:
+        return self._target_loss <= self._stop_loss
+
+    def _announce(self) -> None:
+        probability = float(np.exp(-self._target_loss))
+        self._on_step(Step(self._steps, self._objective, probability, self._evaluations))
+
+    def _evaluate(self, deltas: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Objective [B], penalty included, and target loss [B]."""
+        self._evaluations += len(deltas)
+        losses = self._oracle.evaluate(deltas)
+        penalty = self._settings.norm_penalty * (deltas**2).sum(axis=-1) / self._unit**2
+        return losses.total + penalty, losses.target
+
+    def _estimate_gradient(self) -> FloatArray:
+        """Projection of the objective's gradient onto the directions, [d]; the first call also takes L(0)."""
+        settings = self._settings
+        directions = orthonormal_directions(
+            self._generator, settings.directions, len(self._delta), self._last_gradient
+        )
+        rows, length = len(directions), settings.perturbation * self._unit
+        probes = [self._delta + length * directions]
+        if settings.differences == "central":
+            probes.append(self._delta - length * directions)
+        if np.isnan(self._target_loss):
+            probes.append(self._delta[None])
+        objectives, target_losses = self._evaluate(np.concatenate(probes))
+        if np.isnan(self._target_loss):
+            self._objective, self._target_loss = float(objectives[-1]), float(target_losses[-1])
+        if settings.differences == "central":
+            slopes = central_difference_slopes(objectives[:rows], objectives[rows : 2 * rows], length)
+        else:
+            slopes = forward_difference_slopes(objectives[:rows], length, led=self._last_gradient is not None)
+        return np.asarray(slopes @ directions)
+
+    def _line_search(self, gradient: FloatArray) -> None:
+        """Move to the best of a few points along −gradient; shorten the next steps where none is better."""
+        norm = float(np.linalg.norm(gradient))
+        if norm == 0.0:
+            return
+        lengths = self._step_length * np.array(STEP_FACTORS)
+        candidates = clamp_norm(
+            self._delta - lengths[:, None] * gradient / norm, self._settings.norm_limit * self._unit
+        )
+        objectives, target_losses = self._evaluate(candidates)
+        # The shortest step that reaches the goal disturbs the rest of the model least.
+        done = np.flatnonzero(target_losses <= self._stop_loss)
+        best = int(done[0]) if len(done) else int(objectives.argmin())
+        if len(done) or objectives[best] < self._objective:
+            self._move(candidates[best], objectives[best], target_losses[best])
+        else:
+            best = 0
+        longest = self._settings.norm_limit * self._unit / STEP_FACTORS[-1]
+        self._step_length = min(max(float(lengths[best]), SMALLEST_STEP * self._unit), longest)
+
+    def _trim(self) -> None:
+        """Shorten δ as far as the goal allows: what is too much only disturbs the rest of the model."""
+        candidates = np.array(TRIM_FACTORS)[:, None] * self._delta
+        objectives, target_losses = self._evaluate(candidates)
+        done = np.flatnonzero(target_losses <= self._stop_loss)
+        if len(done):
+            self._move(candidates[done[0]], objectives[done[0]], target_losses[done[0]])
+
+    def _move(self, delta: FloatArray, objective: float, target_loss: float) -> None:
+        self._delta, self._objective, self._target_loss = delta, float(objective), float(target_loss)

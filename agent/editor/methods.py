@@ -1,0 +1,147 @@
+"""The editing methods by name. A method turns a record into one rank-one edit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from mobifarm.agent.editor.contexts import ESSENCE_PROMPT, ContextLoss, tokenize_contexts
+from mobifarm.agent.editor.forward import Step, minimise
+from mobifarm.agent.editor.settings import ForwardSettings, parse_settings
+from mobifarm.agent.editor.types import EditCost, EditRecord
+from mobifarm.agent.errors import InputError
+
+if TYPE_CHECKING:
+    from mobifarm.agent.editor.bundle import Bundle
+    from mobifarm.agent.editor.directions import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEdit:
+    """The rank-one side input that a method found: edit_key [f], edit_value [d]; see write_back."""
+
+    edit_key: FloatArray
+    edit_value: FloatArray
+    converged: bool
+
+
+class Method(Protocol):
+    """An editing method with its complete settings. Choose one with :func:`method_with`."""
+
+    @property
+    def step_limit(self) -> int:
+        """Most steps that :meth:`find` takes."""
+
+    def check(self, bundle: Bundle, record: EditRecord) -> None:
+        """Find out whether the record can be edited, without running the model. Raises InputError."""
+
+    def find(
+        self,
+        bundle: Bundle,
+        record: EditRecord,
+        *,
+        generator: np.random.Generator,
+        cost: EditCost,
+        on_step: Callable[[Step], None],
+    ) -> FoundEdit:
+        """Search the edit.
+
+        Args:
+            bundle: the unedited model.
+            record: what to edit.
+            generator: source of all randomness.
+            cost: steps, loss evaluations and token_layers are counted here as they happen.
+            on_step: called before every batched call; raise from it to stop.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardMethod:
+    """Forward-only search with the exact cache, then ROME's rank-one write-back."""
+
+    settings: ForwardSettings
+
+    @property
+    def step_limit(self) -> int:
+        """See Method."""
+        return self.settings.step_limit
+
+    def check(self, bundle: Bundle, record: EditRecord) -> None:
+        """See Method."""
+        tokenize_contexts(bundle, record, self.settings.contexts)
+
+    def find(
+        self,
+        bundle: Bundle,
+        record: EditRecord,
+        *,
+        generator: np.random.Generator,
+        cost: EditCost,
+        on_step: Callable[[Step], None],
+    ) -> FoundEdit:
+        """See Method."""
+        settings = self.settings
+        essence = None
+        if settings.kl_weight > 0:
+            prompt = ESSENCE_PROMPT.format(record.subject)
+            essence = (bundle.tokenize(prompt), bundle.subject_last_index(prompt, record.subject))
+        oracle = ContextLoss(
+            bundle,
+            tokenize_contexts(bundle, record, settings.contexts),
+            essence=essence,
+            kl_weight=settings.kl_weight,
+            cost=cost,
+        )
+
+        def count(step: Step) -> None:
+            cost.steps, cost.loss_evaluations = step.number, step.loss_evaluations
+            on_step(step)
+
+        solution = minimise(
+            oracle,
+            dimension=bundle.architecture.hidden,
+            reference_norm=oracle.value_norm,
+            settings=settings,
+            generator=generator,
+            on_step=count,
+        )
+        return FoundEdit(oracle.edit_key, solution.delta, solution.converged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    settings: type[Any]
+    build: Callable[[Any], Method]
+
+
+_METHODS: Mapping[str, _Entry] = {"forward": _Entry(ForwardSettings, ForwardMethod)}
+
+METHOD_NAMES: tuple[str, ...] = tuple(_METHODS)
+
+
+def _entry(method: str) -> _Entry:
+    try:
+        return _METHODS[method]
+    except KeyError:
+        raise InputError(
+            f"{method!r} is no editing method: choose one of {', '.join(METHOD_NAMES)}"
+        ) from None
+
+
+def validate_settings(method: str, settings: Mapping[str, object]) -> Mapping[str, int | float | str]:
+    """Complete settings of a method: those given, checked, and the defaults of the others.
+
+    Raises:
+        InputError: the method is unknown, or the message lists every unknown name and every bad value.
+    """
+    return dataclasses.asdict(parse_settings(_entry(method).settings, settings))
+
+
+def method_with(method: str, settings: Mapping[str, object]) -> Method:
+    """The method ``method`` with its settings; raises InputError as :func:`validate_settings`."""
+    entry = _entry(method)
+    return entry.build(parse_settings(entry.settings, settings))

@@ -1,0 +1,112 @@
+"""Settings of the editing methods: complete, checked whole, with a hash that names them. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from mobifarm.agent.errors import InputError
+
+SettingsT = TypeVar("SettingsT")
+
+# A mapping of settings as it stands in a specification, in a request and in a result's passport.
+SettingValue = int | float | str
+
+
+def _integer(default: int, minimum: int, maximum: int) -> int:
+    value: int = field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+    return value
+
+
+def _number(default: float, minimum: float, maximum: float) -> float:
+    value: float = field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSettings:
+    """Settings of the method ``forward``; lengths are in units of ‖v0‖, the norm of the unedited value.
+
+    Attributes:
+        contexts: rewriting prompts: the prompt itself and ``contexts - 1`` fixed prefixes before it.
+        directions: fresh random orthonormal directions per step, at most d.
+        differences: ``forward`` takes one loss evaluation per direction, ``central`` two.
+        perturbation: length of the difference step μ. It must drown the noise of 8-bit activations.
+        initial_step: middle step length of the first line search.
+        norm_limit: δ is clamped to this length.
+        norm_penalty: weight λ of λ‖δ‖² in the objective, nats.
+        kl_weight: weight in the objective of the KL divergence of the next token after "{subject} is a";
+            above 0 it costs one more context.
+        stop_probability: the edit is done when the target's probability (geometric mean per token and
+            over contexts) reaches it.
+        step_limit: steps after which the best δ so far is written back.
+    """
+
+    contexts: int = _integer(3, 1, 6)
+    directions: int = _integer(32, 2, 4096)
+    differences: Literal["forward", "central"] = "forward"
+    perturbation: float = _number(0.5, 1e-6, 10.0)
+    initial_step: float = _number(0.5, 1e-3, 10.0)
+    norm_limit: float = _number(4.0, 0.01, 100.0)
+    norm_penalty: float = _number(0.0, 0.0, 100.0)
+    kl_weight: float = _number(0.0, 0.0, 100.0)
+    stop_probability: float = _number(0.7, 0.01, 0.9999)
+    step_limit: int = _integer(60, 1, 100_000)
+
+
+def parse_settings(kind: type[SettingsT], values: Mapping[str, object]) -> SettingsT:
+    """Build a settings dataclass from names and values; what is not named keeps its default.
+
+    Whole numbers may come as floats (protobuf's Struct knows no integers).
+
+    Raises:
+        InputError: listing every unknown name and every bad value at once.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    errors = [
+        f"{name!r} is no setting (known: {', '.join(fields)})"
+        for name in sorted(values.keys() - fields.keys())
+    ]
+    accepted: dict[str, SettingValue] = {}
+    for name, known in fields.items():
+        if name not in values:
+            continue
+        try:
+            accepted[name] = _check(name, hints[name], known.metadata, values[name])
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise InputError("the settings do not fit: " + "; ".join(errors))
+    return kind(**accepted)
+
+
+def _check(name: str, hint: Any, limits: Mapping[str, float], value: object) -> SettingValue:
+    if hint not in (int, float):
+        choices = hint.__args__
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+        return str(value)
+    low, high = limits["minimum"], limits["maximum"]
+    wanted = "a whole number" if hint is int else "a number"
+    problem = f"{name} is {value!r}: give {wanted} from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(problem)
+    if not low <= value <= high or (hint is int and value != int(value)):
+        raise ValueError(problem)
+    return int(value) if hint is int else float(value)
+
+
+def canonical_json(values: Mapping[str, object]) -> str:
+    """JSON with sorted keys and no spaces: equal settings have equal text."""
+    return json.dumps(dict(values), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def settings_hash(values: Mapping[str, object]) -> str:
+    """sha256 of the canonical JSON of complete settings, hex."""
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
