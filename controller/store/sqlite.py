@@ -60,6 +60,7 @@ class SqliteStore:
             self._epoch = self._begin_epoch(path)
             self._state = replay(self.load())
             self._resources = resources.pop_all()
+        self._reading = threading.Lock()
         self._queue: SimpleQueue[_Request | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
@@ -85,7 +86,8 @@ class SqliteStore:
 
     def payload(self, trial_id: str) -> dict[str, Any]:
         """What the trial's phone is to do; UserError where the trial is not durable or not known."""
-        return self._reader.payload(trial_id)
+        with self._reading:
+            return self._reader.payload(trial_id)
 
     def append(self, events: Sequence[Event]) -> Future[int]:
         """Write events in order; the future gives the number of the last once all are durable.
@@ -236,7 +238,7 @@ def _lock(path: Path) -> int:
         os.close(descriptor)
         raise UserError(
             f"Another controller{f' (process {holder})' if holder else ''} uses the farm's store {path}: "
-            "stop it with `mobifarm down`, or start this one with another state directory."
+            "stop that one first, or give this one a state directory of its own (MOBIFARM_HOME)."
         ) from error
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())

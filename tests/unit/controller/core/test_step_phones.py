@@ -236,3 +236,9 @@ def test_a_phone_lost_while_it_stops_an_attempt_is_free_at_its_return(leased):
     leased.lost("p1")
     leased.ready("p1")
     assert leased.device().free
+
+
+def test_a_phone_whose_agent_was_restarted_while_it_stopped_an_attempt_is_free(leased):
+    leased.cancel()
+    leased.ready("p1")
+    assert leased.device().free
