@@ -59,7 +59,8 @@ def find_home(transport: DeviceTransport) -> str:
     Raises:
         DeviceError: the phone names no usable folder.
     """
-    script = 'home="${ANDROID_DATA:-/data}/local/tmp/mobifarm"; mkdir -p "$home" && chmod 700 "$home" && echo "$home"'
+    parent = 'cd "${ANDROID_DATA:-/data}/local/tmp"'
+    script = f'{parent} && mkdir -p mobifarm && chmod 700 mobifarm && echo "$PWD/mobifarm"'
     home = run(transport, script, "make its folder").stdout.strip()
     if not _SAFE_PATH.fullmatch(home) or ".." in home.split("/"):
         raise DeviceError(f"{transport.address}: the phone named an unusable folder {home[:100]!r}")

@@ -81,6 +81,8 @@ _RUN_SCRIPT: Final = """\
 # Runs a program with the Python beside this file and nothing else of the system.
 here=${{0%/*}}
 unset LD_LIBRARY_PATH LD_PRELOAD
+# Else onnxruntime (1.29 and later) reports its use to its maker over the phone's network.
+export ORT_DISABLE_TELEMETRY=1
 exec "$here/lib/{loader}" --library-path "$here/lib" "$here/bin/python3" -I -S -X utf8 "$@"
 """
 # Without the site module, whose folders differ between Python builds.
