@@ -1,8 +1,8 @@
 """``mobifarm demo``: the whole product on three virtual phones, as a user would start it by hand.
 
-Everything runs as the user's own commands would: ``mobifarm models build``, ``mobifarm simulate run``, ``mobifarm up``,
-``mobifarm run``. In the middle of an edit one phone's cable is pulled, and plugged in again once another phone has taken
-the edit over. At the end everything that was started is stopped; the results stay readable.
+Everything runs as the user's own commands would: ``mobifarm models build``, ``mobifarm simulate run``,
+``mobifarm up``, ``mobifarm run``. In the middle of an edit one phone's cable is pulled, and plugged in again once
+another phone has taken the edit over. At the end everything that was started is stopped; the results stay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, Annotated
 import typer
 
 from mobifarm.controller.cli.jobs import follow, submit
-from mobifarm.controller.cli.results import ResultFormat, print_results
+from mobifarm.controller.cli.results import Attempts, ResultFormat, print_results
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.errors import FarmError, HostError
 from mobifarm.controller.paths import FarmPaths, farm_paths
@@ -79,7 +79,7 @@ def demo(
             ended.set()
             if unplug:
                 hand.join()
-    print_results(paths, job_id, ResultFormat.TABLE, attempts="retried")
+    print_results(paths, job_id, ResultFormat.TABLE, Attempts.ALL)
     _say(f"stopped everything after {time.monotonic() - started:.0f} s. More of it:")
     _say(f"     MOBIFARM_HOME={folder} mobifarm results {job_id} --json")
 

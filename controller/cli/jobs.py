@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mobifarm.controller.cli.farm import Home
 from mobifarm.controller.cli.output import ago, console, print_json, table
-from mobifarm.controller.cli.results import ResultFormat, print_results
+from mobifarm.controller.cli.results import Attempts, ResultFormat, print_results
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.core.views import JobView
 from mobifarm.controller.errors import FarmError, UserError
@@ -44,11 +44,11 @@ def run(
         return
     typer.echo(f"{job_id}: {trials} trials", err=True)
     follow(paths, job_id)
-    print_results(paths, job_id, ResultFormat.JSON if as_json else ResultFormat.TABLE)
+    print_results(paths, job_id, ResultFormat.JSON if as_json else ResultFormat.TABLE, Attempts.RETRIED)
 
 
 def submit(paths: FarmPaths, spec: Path) -> tuple[str, int]:
-    """Check the spec and its data here, hand both to the farm; returns the job's id and its number of trials."""
+    """Check the spec and its data, hand both to the farm; returns the job's id and its number of trials."""
     from mobifarm.workloads.datasets import load_records
     from mobifarm.workloads.records import record_to_mapping
     from mobifarm.workloads.spec import parse_spec, read_spec
@@ -147,13 +147,15 @@ def results(
     home: Home = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything, passports included.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per edit.")] = False,
-    attempts: Annotated[bool, typer.Option(help="Also list which attempt ran where.")] = True,
+    attempts: Annotated[
+        Attempts, typer.Option(help="Which attempts to list, with the phone each ran on.")
+    ] = Attempts.RETRIED,
 ) -> None:
     """Show a job's results so far; works while the farm runs and when it does not."""
     if as_json and as_csv:
         raise UserError("choose one of --json and --csv")
     chosen = ResultFormat.JSON if as_json else ResultFormat.CSV if as_csv else ResultFormat.TABLE
-    print_results(farm_paths(home), job_id, chosen, attempts=attempts)
+    print_results(farm_paths(home), job_id, chosen, attempts)
 
 
 def cancel(job_id: str, home: Home = None) -> None:

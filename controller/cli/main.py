@@ -53,7 +53,7 @@ def _assemble() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake ends in one sentence on stderr and an exit code, never in a traceback."""
+    """Run the command line; a mistake ends in one sentence on stderr and an exit code, not in a traceback."""
     _assemble()
     try:
         app()

@@ -1,4 +1,4 @@
-"""How commands speak: tables for people on stdout, JSON for programs, progress on stderr only where it is a terminal."""
+"""How commands speak: tables for people, JSON for programs, both on stdout."""
 
 from __future__ import annotations
 

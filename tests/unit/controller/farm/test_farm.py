@@ -172,9 +172,6 @@ async def test_lost_phones_trial_goes_to_another_and_the_late_result_is_dropped(
         host.queue.put_nowait([ready("a")])
         _, first, first_token, _ = await host.dispatched.get()
         host.queue.put_nowait([DeviceLost(2.0, "a", "unplugged"), ready("b")])
-        await until(lambda: farm.state.trials["j/0"].not_before > 0)
-        farm._clock = lambda: 1000.0  # the back-off is over
-        await farm.apply()
         device_id, second, token, _ = await host.dispatched.get()
         assert (device_id, second != first, token > first_token) == ("b", True, True)
         host.queue.put_nowait([ready("a"), finished(first, first_token, "a")])
