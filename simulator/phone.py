@@ -67,11 +67,11 @@ class Phone:
         self._listener: socket.socket | None = None
         self._links: dict[int, socket.socket] = {}
         self._next_link = 1
-        self._pending: dict[str, PublicKey] = {}
+        self._pending: dict[int, PublicKey] = {}
         self._messages: dict[str, Callable[[dict[str, Any]], None]] = {
             "ready": self._on_ready,
             "key_offered": self._on_key_offered,
-            "link_closed": lambda message: self._cut(message["link"]),
+            "link_closed": self._on_link_closed,
         }
         self._asked = asyncio.Event()
         self._ready = asyncio.Event()
@@ -150,8 +150,10 @@ class Phone:
             await asyncio.wait_for(self._asked.wait(), _ASK_TIMEOUT_S)
         except TimeoutError as error:
             raise PhoneError(f"no unknown key waits on {self.settings.name}; connect a host first") from error
-        for key in list(self._pending.values()):
+        for key in set(self._pending.values()):
             self._accept(key)
+        self._pending.clear()
+        self._asked.clear()
 
     def update_sensors(self, now_s: float, processes: Mapping[int, ProcessTimes]) -> None:
         """Let the sensors follow the CPU time of the phone's processes; ``now_s`` is CLOCK_BOOTTIME."""
@@ -353,6 +355,13 @@ class Phone:
     def _on_ready(self, message: dict[str, Any]) -> None:
         self._ready.set()
 
+    def _on_link_closed(self, message: dict[str, Any]) -> None:
+        self._cut(message["link"])
+        # The dialogue goes away with the host that it is about.
+        self._pending.pop(message["link"], None)
+        if not self._pending:
+            self._asked.clear()
+
     def _on_crash(self) -> None:
         """adbd ended by itself: the phone is off until it is switched on again."""
         self._stop_listening()
@@ -370,13 +379,10 @@ class Phone:
         if self.settings.authorisation == "accept":
             self._accept(key)
         elif self.settings.authorisation == "ask":
-            self._pending[key.encoded] = key
+            self._pending[message["link"]] = key
             self._asked.set()
 
     def _accept(self, key: PublicKey) -> None:
-        self._pending.pop(key.encoded, None)
-        if not self._pending:
-            self._asked.clear()
         line = f"{key.encoded} {key.name}"
         if line not in self._read_keys():
             with open(os.open(self.folders.keys, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:

@@ -120,7 +120,7 @@ class Daemon:
 
     def offer_key(self, link: Link, key: PublicKey) -> None:
         self._offered[link] = key
-        self._report({"type": "key_offered", "key": f"{key.encoded} {key.name}"})
+        self._report({"type": "key_offered", "link": self._links[link], "key": f"{key.encoded} {key.name}"})
 
     def link_lost(self, link: Link) -> None:
         self._offered.pop(link, None)

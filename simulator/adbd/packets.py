@@ -103,7 +103,7 @@ class PacketReader:
         self.verify_checksums = False
 
     def buffer(self) -> memoryview:
-        """The (never empty) place for the next bytes of the stream."""
+        """The place for the next bytes of the stream; empty only after a ProtocolError."""
         return memoryview(self._target)[self._filled :]
 
     def advance(self, count: int) -> Packet | None:

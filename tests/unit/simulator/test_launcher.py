@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mobifarm.simulator.control import PhoneRecord
+from mobifarm.simulator.launcher import LaunchSettings, plan_phones, running_phones
+from mobifarm.simulator.profile import UnknownProfileError
+
+
+def test_kinds_are_used_in_turn_and_names_are_unique(tmp_path: Path) -> None:
+    planned = plan_phones(LaunchSettings(tmp_path, count=5, port=6000))
+    assert [phone.name for phone in planned] == [
+        "pixel-8",
+        "galaxy-s24",
+        "oneplus-12",
+        "pixel-8-2",
+        "galaxy-s24-2",
+    ]
+    assert [phone.port for phone in planned] == [6000, 6001, 6002, 6003, 6004]
+    assert len({phone.serial for phone in planned}) == 5
+
+
+def test_named_kinds_and_free_ports(tmp_path: Path) -> None:
+    planned = plan_phones(LaunchSettings(tmp_path, count=2, profiles=["oneplus-12"]))
+    assert [(phone.name, phone.port) for phone in planned] == [("oneplus-12", 0), ("oneplus-12-2", 0)]
+
+
+def test_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownProfileError):
+        plan_phones(LaunchSettings(tmp_path, profiles=["x"]))
+
+
+def test_only_phones_of_living_launchers_are_listed(tmp_path: Path) -> None:
+    alive = PhoneRecord("a", "S", "pixel-8", "tcp:127.0.0.1:1", "/c", os.getpid(), True)
+    dead = PhoneRecord("b", "S", "pixel-8", "tcp:127.0.0.1:1", "/c", 2**22 + 1, True)
+    for record in (alive, dead):
+        (tmp_path / f"{record.name}.json").write_text(record.to_json())
+    (tmp_path / "c.json").write_text("not json")
+    assert running_phones(tmp_path) == [alive]
