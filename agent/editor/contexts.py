@@ -7,6 +7,7 @@ upper layers on the tokens from it on. No approximation is made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,7 +92,8 @@ class ContextLoss:
         essence: tokens of "{subject} is a" and the index of the subject's last token, where the KL divergence
             of the next token is to be held down; None leaves it out.
         kl_weight: weight of that KL divergence.
-        cost: token_layers are added to it.
+        probe_contexts: how many contexts a probe takes.
+        cost: loss_evaluations and token_layers are counted here.
 
     Attributes:
         edit_key: [f] left vector of the write-back (see write_back).
@@ -105,11 +107,14 @@ class ContextLoss:
         *,
         essence: tuple[Sequence[int], int] | None,
         kl_weight: float,
+        probe_contexts: int,
         cost: EditCost,
     ) -> None:
         self._bundle = bundle
         self._cost = cost
         self._kl_weight = kl_weight
+        self._probe_contexts = min(probe_contexts, len(contexts))
+        self._context_evaluations = 0
         prompts = [(context.input_ids, context.subject_last) for context in contexts]
         tokens = pad([ids for ids, _ in (prompts if essence is None else [*prompts, essence])])
         low = bundle.lower(tokens)
@@ -141,9 +146,22 @@ class ContextLoss:
             self._essence_before = self._vocabulary(self._essence, np.zeros((1, bundle.architecture.hidden)))
 
     def evaluate(self, deltas: FloatArray) -> Losses:
-        """Losses of δ [B, d]; see forward.LossOracle."""
+        """See forward.LossOracle."""
+        target = self._target_loss(deltas, self._suffixes)
+        return Losses(target + self._drift(deltas), target)
+
+    def probe(self, deltas: FloatArray, step: int) -> FloatArray:
+        """See forward.LossOracle."""
+        first = step * self._probe_contexts
+        chosen = [
+            self._suffixes[(first + index) % len(self._suffixes)] for index in range(self._probe_contexts)
+        ]
+        return np.asarray(self._target_loss(deltas, chosen) + self._drift(deltas))
+
+    def _target_loss(self, deltas: FloatArray, suffixes: Sequence[_Suffix]) -> FloatArray:
+        """Mean NLL [B] per target token over some of the contexts."""
         nll = np.zeros(len(deltas))
-        for suffix in self._suffixes:
+        for suffix in suffixes:
             out = self._bundle.upper(
                 suffix.residual,
                 suffix.cache,
@@ -153,13 +171,16 @@ class ContextLoss:
             )
             self._count(suffix, len(deltas))
             nll -= out.log_probabilities.astype(np.float64).mean(axis=1)
-        target = nll / len(self._suffixes)
+        self._context_evaluations += len(deltas) * len(suffixes)
+        self._cost.loss_evaluations = math.ceil(self._context_evaluations / len(self._suffixes))
+        return np.asarray(nll / len(suffixes))
+
+    def _drift(self, deltas: FloatArray) -> FloatArray:
+        """Weighted KL divergence [B] of the next token after "{subject} is a" from the unedited model's."""
         if self._essence is None:
-            return Losses(target, target)
-        after = self._vocabulary(self._essence, deltas)
-        before = self._essence_before
-        divergence = (np.exp(before) * (before - after)).sum(axis=1)
-        return Losses(target + self._kl_weight * divergence, target)
+            return np.zeros(len(deltas))
+        before, after = self._essence_before, self._vocabulary(self._essence, deltas)
+        return np.asarray(self._kl_weight * (np.exp(before) * (before - after)).sum(axis=1))
 
     def _suffix(
         self,

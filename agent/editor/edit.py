@@ -90,7 +90,7 @@ def edit(
                 chosen.step_limit,
                 step.loss,
                 step.target_probability,
-                step.loss_evaluations,
+                cost.loss_evaluations,
             )
         )
 

@@ -1,9 +1,9 @@
 """The forward-only optimiser: finds δ from loss values alone. Pure: no model, no clock, no I/O.
 
 Each step (1) probes the loss along fresh random orthonormal directions and the last gradient estimate in one
-batched call, (2) projects the gradient onto them, (3) searches along its negative with a few step lengths in
-a second batched call, which also tells whether the edit is done. Step lengths grow and shrink with the line
-search.
+batched call, on a share of the contexts that changes from step to step, (2) projects the gradient onto the
+directions, (3) searches along its negative with a few step lengths in a second batched call, over all
+contexts, which also tells whether the edit is done. Step lengths grow and shrink with the line search.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class LossOracle(Protocol):
     """What the optimiser needs from a model."""
 
     def evaluate(self, deltas: FloatArray) -> Losses:
-        """Losses of each row of ``deltas`` [B, d] float64."""
+        """Losses of each row of ``deltas`` [B, d] float64 over all contexts."""
+
+    def probe(self, deltas: FloatArray, step: int) -> FloatArray:
+        """What is minimised, [B], over the contexts that step ``step`` takes: for slopes only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,6 @@ class Step:
     number: int
     loss: float
     target_probability: float
-    loss_evaluations: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,6 @@ class Solution:
     delta: FloatArray
     converged: bool
     steps: int
-    loss_evaluations: int
     target_probability: float
 
 
@@ -116,16 +117,16 @@ class _Search:
         self._objective = self._target_loss = float("nan")
         self._step_length = settings.initial_step * reference_norm
         self._last_gradient: FloatArray | None = None
-        self._evaluations = 0
         self._steps = 0
 
     def run(self) -> Solution:
+        self._announce()
+        objectives, target_losses = self._evaluate(self._delta[None])
+        self._move(self._delta, objectives[0], target_losses[0])
         while self._steps < self._settings.step_limit and not self._done():
             self._announce()
             self._steps += 1
             gradient = self._estimate_gradient()
-            if self._done():
-                break
             self._announce()
             self._line_search(gradient)
             self._last_gradient = gradient if gradient.any() else None
@@ -135,24 +136,25 @@ class _Search:
             self._trim()
         self._announce()
         probability = float(np.exp(-self._target_loss))
-        return Solution(self._delta, converged, self._steps, self._evaluations, probability)
+        return Solution(self._delta, converged, self._steps, probability)
 
     def _done(self) -> bool:
         return self._target_loss <= self._stop_loss
 
     def _announce(self) -> None:
         probability = float(np.exp(-self._target_loss))
-        self._on_step(Step(self._steps, self._objective, probability, self._evaluations))
+        self._on_step(Step(self._steps, self._objective, probability))
 
     def _evaluate(self, deltas: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Objective [B], penalty included, and target loss [B]."""
-        self._evaluations += len(deltas)
         losses = self._oracle.evaluate(deltas)
-        penalty = self._settings.norm_penalty * (deltas**2).sum(axis=-1) / self._unit**2
-        return losses.total + penalty, losses.target
+        return losses.total + self._penalty(deltas), losses.target
+
+    def _penalty(self, deltas: FloatArray) -> FloatArray:
+        return np.asarray(self._settings.norm_penalty * (deltas**2).sum(axis=-1) / self._unit**2)
 
     def _estimate_gradient(self) -> FloatArray:
-        """Projection of the objective's gradient onto the directions, [d]; the first call also takes L(0)."""
+        """Projection of the objective's gradient onto the directions, [d]."""
         settings = self._settings
         directions = orthonormal_directions(
             self._generator, settings.directions, len(self._delta), self._last_gradient
@@ -161,15 +163,12 @@ class _Search:
         probes = [self._delta + length * directions]
         if settings.differences == "central":
             probes.append(self._delta - length * directions)
-        if np.isnan(self._target_loss):
-            probes.append(self._delta[None])
-        objectives, target_losses = self._evaluate(np.concatenate(probes))
-        if np.isnan(self._target_loss):
-            self._objective, self._target_loss = float(objectives[-1]), float(target_losses[-1])
+        deltas = np.concatenate(probes)
+        objectives = self._oracle.probe(deltas, self._steps) + self._penalty(deltas)
         if settings.differences == "central":
-            slopes = central_difference_slopes(objectives[:rows], objectives[rows : 2 * rows], length)
+            slopes = central_difference_slopes(objectives[:rows], objectives[rows:], length)
         else:
-            slopes = forward_difference_slopes(objectives[:rows], length, led=self._last_gradient is not None)
+            slopes = forward_difference_slopes(objectives, length, led=self._last_gradient is not None)
         return np.asarray(slopes @ directions)
 
     def _line_search(self, gradient: FloatArray) -> None:

@@ -94,11 +94,12 @@ class ForwardMethod:
             tokenize_contexts(bundle, record, settings.contexts),
             essence=essence,
             kl_weight=settings.kl_weight,
+            probe_contexts=settings.probe_contexts,
             cost=cost,
         )
 
         def count(step: Step) -> None:
-            cost.steps, cost.loss_evaluations = step.number, step.loss_evaluations
+            cost.steps = step.number
             on_step(step)
 
         solution = minimise(

@@ -34,6 +34,8 @@ class ForwardSettings:
 
     Attributes:
         contexts: rewriting prompts: the prompt itself and ``contexts - 1`` fixed prefixes before it.
+        probe_contexts: how many of the contexts, in turn, the probes of one step are taken on; the line
+            search and the decision to stop see all of them.
         directions: fresh random orthonormal directions per step, at most d.
         differences: ``forward`` takes one loss evaluation per direction, ``central`` two.
         perturbation: length of the difference step μ. It must drown the noise of 8-bit activations.
@@ -48,12 +50,13 @@ class ForwardSettings:
     """
 
     contexts: int = _integer(3, 1, 6)
+    probe_contexts: int = _integer(1, 1, 6)
     directions: int = _integer(32, 2, 4096)
     differences: Literal["forward", "central"] = "forward"
     perturbation: float = _number(0.5, 1e-6, 10.0)
     initial_step: float = _number(0.5, 1e-3, 10.0)
     norm_limit: float = _number(4.0, 0.01, 100.0)
-    norm_penalty: float = _number(0.0, 0.0, 100.0)
+    norm_penalty: float = _number(0.05, 0.0, 100.0)
     kl_weight: float = _number(0.0, 0.0, 100.0)
     stop_probability: float = _number(0.7, 0.01, 0.9999)
     step_limit: int = _integer(60, 1, 100_000)

@@ -37,7 +37,7 @@ def test_all_errors_are_told_at_once() -> None:
         )
     message = str(caught.value)
     for part in (
-        "'direction' is no setting (known: contexts, directions,",
+        "'direction' is no setting (known: contexts, probe_contexts, directions,",
         "directions is 1.5: give a whole number from 2 to 4096",
         "differences is 'backward': choose one of forward, central",
         "norm_limit is nan: give a number from 0.01 to 100.0",

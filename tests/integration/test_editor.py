@@ -1,0 +1,270 @@
+"""The editor on a small bundle with random weights: all of its paths, in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobifarm.agent.editor import (
+    EditCost,
+    EditOutcome,
+    EditPhase,
+    EditProgress,
+    EditRecord,
+    EditStatus,
+    Probe,
+    ProbeKind,
+    check_edit,
+    edit,
+)
+from mobifarm.agent.editor.bundle import Bundle
+from mobifarm.agent.editor.contexts import ContextLoss, tokenize_contexts
+from mobifarm.agent.editor.edit import side_input
+from mobifarm.agent.editor.evaluation import Question, Scorer
+from mobifarm.agent.editor.methods import FoundEdit
+from mobifarm.agent.errors import Cancelled, InputError
+
+RECORD = EditRecord(
+    record_id="r1",
+    subject="Ada",
+    prompt="The dog of Ada is",
+    target_new="Rex",
+    target_true="Bo",
+    paraphrases=("Ada's dog is called",),
+    neighbours=(Probe("The dog of Tim is", "Max"), Probe("The cat of Tim is", "Tom")),
+    portability=(Probe("The dog of Ada starts with", "R"),),
+)
+QUICK: Mapping[str, object] = {"contexts": 2, "directions": 6, "step_limit": 3}
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_bundle_path: Path) -> Bundle:
+    return Bundle.open(tiny_bundle_path, threads=1, verify=False)
+
+
+def run(
+    bundle: Bundle,
+    record: EditRecord = RECORD,
+    settings: Mapping[str, object] = QUICK,
+    seed: int = 0,
+    report: Callable[[EditProgress], None] = lambda progress: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> EditOutcome:
+    ticks = itertools.count()
+    return edit(
+        bundle,
+        record,
+        method="forward",
+        settings=settings,
+        seed=seed,
+        report=report,
+        cancelled=cancelled,
+        clock=lambda: float(next(ticks)),
+    )
+
+
+def test_an_edit_runs_from_scores_to_scores(bundle: Bundle) -> None:
+    progress: list[EditProgress] = []
+    base = bundle.base_hash()
+    outcome = run(bundle, report=progress.append)
+    assert [(score.kind, score.wanted, score.other) for score in outcome.scores] == [
+        (ProbeKind.EFFICACY, "Rex", "Bo"),
+        (ProbeKind.PARAPHRASE, "Rex", "Bo"),
+        (ProbeKind.NEIGHBOURHOOD, "Max", "Rex"),
+        (ProbeKind.NEIGHBOURHOOD, "Tom", "Rex"),
+        (ProbeKind.PORTABILITY, "R", ""),
+    ]
+    assert outcome.scores[-1].other_before is None
+    assert all(score.wanted_after != score.wanted_before for score in outcome.scores[:2])
+    losses = [p.loss for p in progress if p.phase is EditPhase.OPTIMISING and p.loss_evaluations]
+    assert losses[-1] < losses[0]
+    assert losses == sorted(losses, reverse=True)
+    phases = [phase for phase, _ in itertools.groupby(p.phase for p in progress)]
+    assert phases == [
+        EditPhase.EVALUATING_BEFORE,
+        EditPhase.CACHING,
+        EditPhase.OPTIMISING,
+        EditPhase.EVALUATING_AFTER,
+    ]
+    assert all(p.step_limit == 3 for p in progress)
+    assert outcome.cost.steps == 3
+    assert outcome.cost.edit_s == 1
+    assert outcome.cost.evaluation_s == 2
+    assert bundle.base_hash() == base
+
+
+def test_a_goal_within_reach_is_reached(bundle: Bundle) -> None:
+    # In a model of random weights only the last token steers the next one.
+    record = dataclasses.replace(RECORD, prompt="This dog belongs to Ada", target_new="R")
+    progress: list[EditProgress] = []
+    settings = {
+        "contexts": 1,
+        "stop_probability": 0.02,
+        "directions": 32,
+        "norm_limit": 50,
+        "step_limit": 100,
+    }
+    outcome = run(bundle, record, settings, report=progress.append)
+    assert outcome.status is EditStatus.CONVERGED
+    assert outcome.cost.steps < 100
+    reached = [p.target_probability for p in progress if p.phase is EditPhase.OPTIMISING][-1]
+    assert reached >= 0.02
+
+
+def test_the_seed_decides_everything(bundle: Bundle) -> None:
+    first, same, other = (run(bundle, seed=seed) for seed in (1, 1, 2))
+    assert first == same
+    assert first.scores != other.scores
+
+
+def test_cancelling_stops_before_the_next_call(bundle: Bundle) -> None:
+    whole: list[EditProgress] = []
+    run(bundle, report=whole.append)
+    for calls in range(len(whole)):
+        answers = itertools.chain(itertools.repeat(False, calls), itertools.repeat(True))
+        seen: list[EditProgress] = []
+        with pytest.raises(Cancelled, match="r1"):
+            run(bundle, report=seen.append, cancelled=lambda answers=answers: next(answers))
+        assert len(seen) == calls
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_new": "\u200b"}, None),
+        ({"prompt": "The dog of Ada is " + "very " * 2000}, "the model bundle takes at most"),
+        ({"paraphrases": ("word " * 2000,)}, "the model bundle takes at most"),
+        (
+            {"portability": (Probe("The dog of Ada is", " "),)},
+            "the answer '' gives no token: give it some text",
+        ),
+        ({"neighbours": (Probe("", "Rex"),)}, "the prompt gives no token: give it some text"),
+    ],
+)
+def test_bad_records_are_refused_before_the_model_runs(
+    bundle: Bundle, changes: dict[str, object], message: str | None
+) -> None:
+    record = dataclasses.replace(RECORD, **changes)  # type: ignore[arg-type]
+    if message is None:
+        check_edit(bundle, record, method="forward", settings=QUICK)
+        return
+    progress: list[EditProgress] = []
+    with pytest.raises(InputError, match=message):
+        check_edit(bundle, record, method="forward", settings=QUICK)
+    with pytest.raises(InputError, match=message):
+        run(bundle, record, report=progress.append)
+    assert progress == []
+
+
+def test_bad_settings_are_refused(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match="'speed' is no setting"):
+        run(bundle, settings={"speed": 9})
+
+
+def test_token_layers_are_what_was_computed(bundle: Bundle) -> None:
+    cost = EditCost()
+    contexts = tokenize_contexts(bundle, RECORD, 2)
+    loss = ContextLoss(bundle, contexts, essence=None, kl_weight=0.0, probe_contexts=1, cost=cost)
+    lengths = [len(context.input_ids) for context in contexts]
+    before = [context.subject_last for context in contexts]
+    above = bundle.upper_layers
+    assert cost.token_layers == 2 * max(lengths) * (bundle.edit_layer + 1) + sum(before) * above
+    filled = cost.token_layers
+    loss.evaluate(np.zeros((5, bundle.architecture.hidden)))
+    suffixes = sum(length - start for length, start in zip(lengths, before, strict=True))
+    assert cost.token_layers - filled == 5 * suffixes * above
+
+
+def test_the_loss_is_that_of_the_written_back_edit(bundle: Bundle) -> None:
+    """The cache is exact and every context gets its share: the search sees what the write-back will do."""
+    record = dataclasses.replace(RECORD, paraphrases=(), neighbours=(), portability=())
+    contexts = tokenize_contexts(bundle, record, 3)
+    loss = ContextLoss(bundle, contexts, essence=None, kl_weight=0.0, probe_contexts=1, cost=EditCost())
+    generator = np.random.default_rng(0)
+    delta = generator.standard_normal(bundle.architecture.hidden)
+    delta *= loss.value_norm / np.linalg.norm(delta)
+    total = 0.0
+    for context in contexts:
+        tokens = np.array([context.input_ids])
+        # Later tokens must not see the edit through their own keys, as the search assumes.
+        low = bundle.lower(tokens)
+        share = float(low.key[0, context.subject_last].astype(np.float64) @ loss.edit_key)
+        residual = low.residual.copy()
+        residual[0, context.subject_last] += (share * delta).astype(np.float32)
+        rows = range(len(context.prompt_ids) - 1, len(context.input_ids))
+        nothing = np.zeros((1, bundle.architecture.hidden), np.float32)
+        out = bundle.upper(residual, None, nothing, rows, context.answer_ids)
+        total -= float(out.log_probabilities.mean()) / len(contexts)
+    assert loss.evaluate(delta[None]).target[0] == pytest.approx(total, abs=1e-4)
+
+
+def test_the_side_input_gives_the_key_its_new_value(bundle: Bundle) -> None:
+    contexts = tokenize_contexts(bundle, RECORD, 1)
+    loss = ContextLoss(bundle, contexts, essence=None, kl_weight=0.0, probe_contexts=1, cost=EditCost())
+    delta = np.random.default_rng(0).standard_normal(bundle.architecture.hidden)
+    edits = side_input(FoundEdit(loss.edit_key, delta, True))
+    tokens, last = np.array([contexts[0].input_ids]), contexts[0].subject_last
+    before, after = bundle.lower(tokens).value, bundle.lower(tokens, edits).value
+    np.testing.assert_allclose(after[0, last] - before[0, last], delta, atol=1e-4)
+
+
+def test_the_drift_of_the_subject_is_zero_without_an_edit(bundle: Bundle) -> None:
+    essence = (bundle.tokenize("Ada is a"), bundle.subject_last_index("Ada is a", "Ada"))
+    contexts = tokenize_contexts(bundle, RECORD, 1)
+    loss = ContextLoss(bundle, contexts, essence=essence, kl_weight=2.0, probe_contexts=1, cost=EditCost())
+    deltas = np.zeros((2, bundle.architecture.hidden))
+    deltas[1] = 100 * np.random.default_rng(0).standard_normal(bundle.architecture.hidden)
+    losses = loss.evaluate(deltas)
+    assert losses.total[0] == pytest.approx(losses.target[0], abs=1e-5)
+    assert losses.total[1] > losses.target[1] + 1e-4
+
+
+def test_scores_do_not_depend_on_the_batch(bundle: Bundle) -> None:
+    asked = [
+        Question(ProbeKind.EFFICACY, f"The number of the {name} is", "eleven" * (index % 3 + 1), "two")
+        for index, name in enumerate(["cat", "elephant", "dog", "mouse", "tortoise"] * 8)
+    ]
+    together = Scorer(bundle, asked).score(None, lambda: None)
+    for question, (wanted, other) in zip(asked[:7], together, strict=False):
+        alone_wanted, alone_other = Scorer(bundle, [question]).score(None, lambda: None)[0]
+        assert wanted.log_probability == pytest.approx(alone_wanted.log_probability, abs=1e-3)
+        assert other is not None
+        assert alone_other is not None
+        assert other.log_probability == pytest.approx(alone_other.log_probability, abs=1e-3)
+        assert (wanted.tokens, other.tokens) == (alone_wanted.tokens, alone_other.tokens)
+
+
+def test_scores_are_sums_over_the_answer(bundle: Bundle) -> None:
+    prompt, answer = "The dog of Ada is", "Rex"
+    [(score, other)] = Scorer(bundle, [Question(ProbeKind.PORTABILITY, prompt, answer, "")]).score(
+        None, lambda: None
+    )
+    prompt_ids, answer_ids = bundle.tokenize_prompt_and_answer(prompt, answer)
+    log_probability, right = 0.0, 0
+    for index, token in enumerate(answer_ids):
+        residual = bundle.lower(np.array([[*prompt_ids, *answer_ids[:index]]])).residual
+        nothing = np.zeros((1, bundle.architecture.hidden), np.float32)
+        out = bundle.upper(residual, None, nothing, [residual.shape[1] - 1], [token])
+        log_probability += float(out.log_probabilities[0, 0])
+        right += int(out.argmax[0, 0] == token)
+    assert other is None
+    assert score.tokens == len(answer_ids)
+    assert score.tokens_argmax == right
+    assert score.log_probability == pytest.approx(log_probability, abs=1e-3)
+
+
+def test_probes_take_the_contexts_in_turn(bundle: Bundle) -> None:
+    cost = EditCost()
+    contexts = tokenize_contexts(bundle, RECORD, 3)
+    loss = ContextLoss(bundle, contexts, essence=None, kl_weight=0.0, probe_contexts=1, cost=cost)
+    deltas = np.random.default_rng(0).standard_normal((2, bundle.architecture.hidden))
+    probes = [loss.probe(deltas, step) for step in range(3)]
+    assert cost.loss_evaluations == 2
+    np.testing.assert_allclose(np.mean(probes, axis=0), loss.evaluate(deltas).target, atol=1e-6)
+    assert cost.loss_evaluations == 4
+    np.testing.assert_array_equal(loss.probe(deltas, 3), probes[0])
