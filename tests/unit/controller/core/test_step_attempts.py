@@ -97,6 +97,12 @@ def test_a_broken_attempt_is_tried_again_after_a_pause(leased):
     assert leased.device().free
 
 
+def test_an_attempt_that_broke_with_its_link_needs_no_command(leased):
+    leased.lost("p1")
+    assert leased.broke() == ()
+    assert leased.trial().state is TrialState.PENDING
+
+
 def test_the_pause_doubles_with_every_broken_attempt_up_to_a_minute(farm):
     farm.submit(attempt_limit=20)
     pauses = []

@@ -209,6 +209,12 @@ def test_a_forgotten_phone_gives_its_work_back_and_is_heard_no_more(leased):
     assert leased.device().state is DeviceState.RETIRED
 
 
+def test_a_phone_forgotten_while_it_is_away_needs_no_command(leased):
+    leased.lost("p1")
+    assert leased.apply(DeviceForgotten(leased.now, "p1")) == ()
+    assert leased.trial().state is TrialState.PENDING
+
+
 def test_a_forgotten_place_starts_afresh_in_a_new_measurement_epoch(farm):
     farm.ready("p1")
     quarantine(farm)

@@ -36,7 +36,7 @@ from mobifarm.controller.core.events import (
 )
 from mobifarm.controller.core.policy import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
-from mobifarm.controller.core.state import DELIVERED, FarmState, TrialState
+from mobifarm.controller.core.state import DELIVERED, FarmState, TrialState, take_changes
 from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.core.views import attempt_view, device_view, job_view, trial_view
 from mobifarm.controller.store.read import StoreReader
@@ -58,6 +58,15 @@ class Phone:
     followed: set = field(default_factory=set)  # attempts whose stream is open
 
 
+def rows_of(state, ids):
+    """The rows of these devices, jobs, trials and attempts: of the changes, or of the state itself."""
+    rows = {("device", place): device_view(state, place) for place in ids.devices}
+    rows |= {("job", job): job_view(state, job) for job in ids.jobs}
+    rows |= {("trial", trial): trial_view(state, trial) for trial in ids.trials}
+    rows |= {("attempt", attempt): attempt_view(state, attempt) for attempt in ids.attempts}
+    return rows
+
+
 class Histories(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
@@ -67,6 +76,7 @@ class Histories(RuleBasedStateMachine):
         self.phones = {}
         self.commands = {place: [] for place in PLACES}
         self.mail = []  # events that have left a phone and not yet arrived
+        self.rows = {}  # kept up from the changes alone
         self.accepted = {}  # trial -> the attempt whose result was taken
         self.attempts = 0
         self.epoch = 0
@@ -78,6 +88,7 @@ class Histories(RuleBasedStateMachine):
         counts = self.counts(event)
         self.state, commands = step(self.state, event)
         self.log.append(event)
+        self.rows.update(rows_of(self.state, take_changes(self.state)))
         for command in commands:
             self.commands[command.device_id].append(command)
         if counts:
@@ -291,6 +302,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def holds(self):
         check(self.state)
+        assert self.rows == rows_of(self.state, self.state)
         taken = {
             trial.trial_id: trial.result_attempt_id
             for trial in self.state.trials.values()
