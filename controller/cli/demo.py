@@ -1,8 +1,8 @@
 """``mobifarm demo``: the whole product on three virtual phones, as a user would start it by hand.
 
 Everything runs as the user's own commands would: ``mobifarm models build``, ``mobifarm simulate run``,
-``mobifarm up``, ``mobifarm run``. In the middle of an edit one phone's cable is pulled, and plugged in again once
-another phone has taken the edit over. At the end everything that was started is stopped; the results stay.
+``mobifarm up``, ``mobifarm run``. In the middle of an edit one phone's cable is pulled, and plugged in again
+once another phone has taken the edit over. At the end all that was started is stopped; the results stay.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _virtual_phones(folder: Path, unsandboxed: bool) -> Iterator[list[tuple[str,
         arguments.append("--unsandboxed")
     log = folder / "simulate.log"
     with log.open("wb") as output, _running(arguments, output) as process:
-        found = []
+        found: list[tuple[str, str]] = []
         while len(found) < len(PROFILES):
             line = process.stdout.readline() if process.stdout else ""
             if not line:

@@ -15,8 +15,8 @@ from typing import Any
 
 from mobifarm.controller.errors import HostError
 
-# Read by Ray when it is imported, so they are set before. The first is Ray's only switch that makes all of its
-# sockets bind 127.0.0.1 instead of every interface; the name says nothing of that.
+# Read by Ray when it is imported, so they are set before. The first is Ray's only switch that makes all of
+# its sockets bind 127.0.0.1 instead of every interface; the name says nothing of that.
 RAY_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",

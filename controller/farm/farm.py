@@ -4,8 +4,8 @@
     requests (API)     ─┼─▶ apply(): step → log on disk → commands → hosts
     timers, policy     ─┘
 
-Everything that changes the farm passes through :meth:`Farm.apply`, one batch at a time, and no command runs before
-its event is on disk. A farm that is killed at any point resumes from the log alone.
+Everything that changes the farm passes through :meth:`Farm.apply`, one batch at a time, and no command runs
+before its event is on disk. A farm that is killed at any point resumes from the log alone.
 """
 
 from __future__ import annotations

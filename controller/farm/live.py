@@ -1,4 +1,4 @@
-"""The newest fleeting readings of each phone, for people and for Prometheus. Lost at a restart, on purpose."""
+"""The newest fleeting readings of each phone, for people and for Prometheus; not kept over a restart."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LiveDevice:
 
 
 class LiveView:
-    """Newest readings by phone; a phone that goes away is dropped at once, so that no old value is repeated."""
+    """Newest readings by phone; a phone that goes away is dropped, so that no old value is repeated."""
 
     def __init__(self) -> None:
         self._devices: dict[str, LiveDevice] = {}

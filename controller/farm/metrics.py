@@ -1,7 +1,7 @@
 """The farm's state as Prometheus text. Base units, no job or record ids in labels.
 
-A phone that is away keeps ``mobifarm_device_up 0`` and loses all other series at once: an old reading is never
-repeated as if it were new.
+A phone that is away keeps ``mobifarm_device_up 0`` and loses all other series at once: an old reading is
+never repeated as if it were new.
 """
 
 from __future__ import annotations

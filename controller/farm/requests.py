@@ -93,7 +93,7 @@ class FarmRequests:
         return {"job_id": job_id, "state": str(self._farm.state.jobs[job_id].state)}
 
     async def add_device(self, address: str, source: str) -> Mapping[str, Any]:
-        """Keep the phone at ``tcp:HOST:PORT`` or ``usb:BUS-PORT.PORT`` connected from now on, over restarts too.
+        """Keep the phone at ``tcp:HOST:PORT`` or ``usb:BUS-PORT.PORT`` connected from now on.
 
         Raises:
             UserError: the address has another form.
