@@ -266,10 +266,11 @@ def _standard_library() -> Iterator[tuple[str, Path]]:
         parts = PurePosixPath(name).parts
         if _UNUSED_STANDARD.isdisjoint(parts) and not parts[0].startswith("config-"):
             yield f"lib/{version}/{name}", source
-    extensions = Path(sysconfig.get_config_var("DESTSHARED") or library / "lib-dynload")
-    for source in sorted(extensions.glob("*.so")):
-        if not _UNUSED_EXTENSION.match(source.name):
-            yield f"lib/{version}/lib-dynload/{source.name}", source
+    # Not the folder that sysconfig names: a relocated Python keeps that of the machine it was built on.
+    for extensions in (Path(entry) for entry in sys.path if entry.endswith("/lib-dynload")):
+        for source in sorted(extensions.glob("*.so")):
+            if not _UNUSED_EXTENSION.match(source.name):
+                yield f"lib/{version}/lib-dynload/{source.name}", source
 
 
 def _dependencies() -> set[str]:

@@ -74,6 +74,10 @@ class DirectTransport:
     def forward(self, destination: str, socket_path: Path) -> SocketForward:
         return SocketForward(socket_path, lambda: self.open_stream(destination))
 
+    @property
+    def loss_reason(self) -> str:
+        return self._mux.loss_reason
+
     def wait_closed(self, timeout_s: float | None = None) -> bool:
         return self._mux.wait_closed(timeout_s)
 

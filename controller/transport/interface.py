@@ -70,6 +70,11 @@ class DeviceTransport(Protocol):
         """Listen on ``socket_path`` (mode 0600) and connect every client to ``destination``."""
         ...
 
+    @property
+    def loss_reason(self) -> str:
+        """Why the link is lost or closed; "" while it is up."""
+        ...
+
     def wait_closed(self, timeout_s: float | None = None) -> bool:
         """Block until the link is lost or closed; False at the timeout."""
         ...

@@ -274,6 +274,11 @@ class Multiplexer:
         with self._lock:
             self._streams.pop(local_id, None)
 
+    @property
+    def loss_reason(self) -> str:
+        """Why the link is lost or closed, with the phone's name; "" while it is up."""
+        return self._loss or ""
+
     def wait_closed(self, timeout_s: float | None = None) -> bool:
         """Block until the link is lost or closed; False at the timeout."""
         return self._lost.wait(timeout_s)

@@ -241,6 +241,7 @@ def test_a_pulled_cable_wakes_everybody(
     ending = pool.submit(link.wait_closed, WAIT_S)
     getattr(control, event)()
     assert ending.result(WAIT_S)
+    assert link.loss_reason.startswith(f"{address}: ")
     for future in waiting:
         with pytest.raises(LinkLost, match=address):
             future.result(WAIT_S)

@@ -161,8 +161,10 @@ def test_a_failed_send_ends_the_link(mux, wire, pool) -> None:
 def test_close_ends_the_link(mux, wire, pool) -> None:
     reading = pool.submit(open_stream(mux, wire, pool).read)
     assert not mux.wait_closed(timeout_s=0)
+    assert mux.loss_reason == ""
     mux.close()
     assert mux.wait_closed(timeout_s=0)
+    assert mux.loss_reason == "tcp:phone:5555: the link was closed"
     with pytest.raises(LinkLost, match="the link was closed"):
         reading.result(WAIT_S)
 
