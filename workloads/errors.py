@@ -1,4 +1,4 @@
-"""The error for what a user can mend: a wrong name, file or option. Commands print it and exit with code 2."""
+"""The error for what a user can mend: a wrong name, file or option. Commands print it, exit code 2."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 MODELLED: Final = "modelled"
 MEASURED: Final = "measured"
 _EMULATED: Final = ("virtual", "qemu_arm64")
+_SETTINGS_LIMIT: Final = 65536
 
 
 class Identity(Protocol):
@@ -101,11 +102,19 @@ def _phone(identity: Identity | None, properties: Mapping[str, str]) -> dict[str
     }
 
 
-def _settings(text: str | None) -> Any:
-    try:
-        return json.loads(text) if text else None
-    except ValueError:  # the text comes from the phone
+def _settings(text: str | None) -> dict[str, Any] | None:
+    """The complete settings as the phone tells them; None where its text is no plain JSON object."""
+    if not text or len(text) > _SETTINGS_LIMIT:
         return None
+    try:
+        settings = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return settings if isinstance(settings, dict) else None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _accelerator(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def summarise(trials: Sequence[TrialRecord], attempts: Iterable[StoredAttempt]) 
     counts = Counter(row.trial_id for row in attempt_rows)
     edits = tuple(_edit_row(trial, counts[trial.trial_id]) for trial in trials)
     with_result = [row for row in edits if row.status is not None]
-    groups = sorted({(row.method, row.execution or "") for row in with_result})
+    groups = list(dict.fromkeys((row.method, row.execution or "") for row in with_result))
     missing = Counter(row.state for row in edits if row.status is None)
     phones = _phone_rows([trial for trial in trials if trial.stored is not None])
     return Summary(

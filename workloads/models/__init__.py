@@ -1,1 +1,1 @@
-"""Model bundles: where weights come from, how they become graphs that a phone can run, and the command for it."""
+"""Model bundles: where weights come from, how they become graphs for phones, and the command for it."""

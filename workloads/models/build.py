@@ -26,10 +26,19 @@ from mobifarm.agent.editor.manifest import (
 )
 from mobifarm.agent.errors import BundleError
 from mobifarm.workloads.errors import WorkloadInputError
-from mobifarm.workloads.models.sources import Checkpoint, Source
+from mobifarm.workloads.models.checkpoint import Checkpoint
+from mobifarm.workloads.models.sources import Source
 
 # Code whose change may change the graphs; a bundle built by other code is built anew.
-_CODE = ("build.py", "decoder.py", "graph.py", "quantise.py", "sources.py")
+_CODE = (
+    "decoder.py",
+    "graph.py",
+    "quantise.py",
+    "checkpoint.py",
+    "gguf_file.py",
+    "hugging_face.py",
+    "tiny.py",
+)
 
 # Early layers keep neighbours intact, later ones are easier to steer; see Manifest.edit_layer.
 _EDIT_LAYER_SHARE = 0.3

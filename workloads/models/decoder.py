@@ -5,10 +5,10 @@
     value [B, T, d] = down_proj(key) + (key·edit_keysᵀ)·edit_values. Layer l's ``down_proj`` stays f32.
 
 ``upper``: layers l+1…L−1 on the tokens that follow a cached prefix. Each of the batch dimensions b is 1 or B.
-    residual [b, S, d]; delta [B, d], added at the first of the S positions; past [2(L−1−l), b, H, P, h] keys and
-    values of the layers above l (key and value alternate); past_lengths [b] int64, how many of the P ≥ 1 are
-    real, and thus also the first position; rows [b, N] int64, the positions in S to read; targets [b, N] int64
-    → log_probabilities [B, N] of the targets, argmax [B, N] int64, log_softmax [B, N, V], and
+    residual [b, S, d]; delta [B, d], added at the first of the S positions; past [2(L−1−l), b, H, P, h] keys
+    and values of the layers above l (key and value alternate); past_lengths [b] int64, how many of the P ≥ 1
+    are real, and thus also the first position; rows [b, N] int64, the positions in S to read; targets [b, N]
+    int64 → log_probabilities [B, N] of the targets, argmax [B, N] int64, log_softmax [B, N, V], and
     present_0 … [B, H, S, h] in the order of ``past``.
 
 Right padding is harmless in both: attention is causal.
@@ -286,8 +286,11 @@ class _AttentionWriter:
         self._builder, self._graph = builder, graph
         self.presents: tuple[str, str] = ("", "")
         groups = a.heads // a.key_value_heads
-        concat = lambda *parts: graph.node("Concat", *parts, axis=0)  # noqa: E731
         size = graph.integers
+
+        def concat(*parts: str) -> str:
+            return graph.node("Concat", *parts, axis=0)
+
         self._sequence = concat(batch, length, size(-1))
         self._split_queries = concat(batch, length, size(a.key_value_heads, groups, a.head_dim))
         self._stack_queries = concat(batch, size(a.key_value_heads, -1, a.head_dim))

@@ -1,14 +1,30 @@
 """A small writer of ONNX graphs whose weights lie in one memory-mapped file.
 
-Graphs are written operator by operator instead of traced: batch dimensions of 1 that broadcast survive, the bytes
-depend on nothing but the weights, and a model larger than memory for two copies can still be written.
+Graphs are written operator by operator instead of traced: batch dimensions of 1 that broadcast survive, the
+bytes depend on nothing but the weights, and weights are written one by one, never held twice.
 
 Two kinds of linear layer exist. ``fp32`` is a plain MatMul. ``int8`` holds int8 weights (one scale per output
 channel) and takes 14-bit activations: every row x is split as x ≈ s·(hi + lo/126) with hi, lo ∈ −63…63 and
 s = max|x|/63, and both halves go through the integer matrix product. Its sums are exact integers and a row's
-scale depends on that row alone, so the same token gives the same value in every batch, and the rounding is so fine
-that finite differences see hardly any noise. Seven bits a half, not eight: the unsigned × signed product of x86
-without VNNI adds pairs in 16 bits, and 2·127·127 is the largest pair that fits.
+scale depends on that row alone, so the same token gives the same value in every batch, and the rounding is so
+fine that finite differences see hardly any noise. Seven bits a half, not eight: the unsigned × signed product
+of x86 without VNNI adds pairs in 16 bits, and 2·127·127 is the largest pair that fits.
+
+Measured with SmolLM2-135M, edit layer 9, one thread of an x86 CPU with VNNI, ONNX Runtime 1.32: milliseconds
+of a call of ``upper`` with 16 δ on 8 tokens; cosine of 16 central-difference coefficients with those of the
+fp32 graph, mean over 6 CounterFact facts, perturbations of norm μ·√576 (‖v0‖ ≈ 37). MatMulNBits is ONNX
+Runtime's 8-bit kernel with accuracy level 4.
+
+====================================  ===  ======  =====  =====  ====
+linear layers                          ms  μ=0.01  μ=0.1  μ=0.5   μ=1
+====================================  ===  ======  =====  =====  ====
+fp32                                  199    1.00   1.00   1.00  1.00
+two 7-bit halves (used)               128    0.16   0.96   0.99  0.99
+MatMulNBits, block 32                 155    0.09   0.07   0.74  0.88
+MatMulNBits, block 128                127    0.00   0.16   0.55  0.75
+one 8-bit value, scale per token       69    0.13  −0.09   0.38  0.50
+one 8-bit value, scale per tensor      65   −0.18  −0.10   0.33  0.50
+====================================  ===  ======  =====  =====  ====
 """
 
 from __future__ import annotations
@@ -60,7 +76,7 @@ class WeightsFile:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A stored weight of a linear layer; ``scales`` is set for int8, ``transposed`` where it lies as [N, K]."""
+    """A stored weight of a linear layer; ``scales`` is set for int8; ``transposed``: it lies as [N, K]."""
 
     weight: StoredTensor
     scales: NDArray[np.float32] | None
@@ -76,7 +92,7 @@ def store_linear(
     int8: bool,
     transposed: bool = False,
 ) -> Linear:
-    """Store ``weight`` [N, K] f32 as [K, N], or as [N, K] with ``transposed`` (an embedding read row by row)."""
+    """Store ``weight`` [N, K] f32 as [K, N], or with ``transposed`` as [N, K] (an embedding)."""
     if not int8:
         return Linear(weights.add(weight if transposed else weight.T), None, bias, transposed)
     values, scales = quantise_rows(weight)
@@ -91,7 +107,6 @@ class GraphWriter:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[TensorProto] = field(default_factory=list)
     _constants: dict[tuple[str, bytes, tuple[int, ...]], str] = field(default_factory=dict)
-    _row_zero_points: dict[str, str] = field(default_factory=dict)
 
     def node(self, operator: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> str:
         """Add a node with one used output."""

@@ -1,0 +1,158 @@
+"""Payloads become requests, results become JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobifarm.agent.editor.types import EditRecord, Probe
+from mobifarm.v1 import agent_pb2 as pb
+from mobifarm.workloads.messages import payload_to_run_request, result_to_mapping
+from mobifarm.workloads.planner import plan
+from mobifarm.workloads.spec import parse_spec
+
+
+def test_a_planned_trial_becomes_a_request() -> None:
+    record = EditRecord(
+        "ann",
+        "Ann",
+        "Ann likes",
+        "tea",
+        "coffee",
+        ("Ann drinks",),
+        (Probe("Bob likes", "milk"),),
+        (Probe("Ann's cup holds", "tea"),),
+    )
+    spec = parse_spec(
+        {
+            "name": "n",
+            "model": "m",
+            "dataset": {"builtin": "personal-facts"},
+            "methods": [{"name": "forward", "settings": {"step_limit": 9}}],
+        }
+    )
+    (trial,) = plan(spec, [record], bundle_hash="b" * 64)
+    request = payload_to_run_request(trial.payload, "attempt-1", 12)
+    assert request.attempt_id == "attempt-1"
+    assert request.fencing_token == 12
+    assert request.bundle_hash == "b" * 64
+    assert request.method == "forward"
+    assert request.seed == trial.payload["seed"]
+    assert request.settings["step_limit"] == 9
+    assert dict(request.settings.items()) == trial.payload["settings"]
+    assert request.record == pb.EditRecord(
+        record_id="ann",
+        subject="Ann",
+        prompt="Ann likes",
+        target_new="tea",
+        target_true="coffee",
+        paraphrases=["Ann drinks"],
+        neighbours=[pb.Probe(prompt="Bob likes", answer="milk")],
+        portability=[pb.Probe(prompt="Ann's cup holds", answer="tea")],
+    )
+
+
+def test_a_full_result_keeps_every_figure() -> None:
+    answer = pb.AnswerScore(log_probability=-1.5, tokens=2, tokens_argmax=1)
+    result = pb.EditResult(
+        attempt_id="a",
+        status=pb.EDIT_STATUS_CONVERGED,
+        scores=[
+            pb.ProbeScore(
+                kind=pb.PROBE_KIND_PORTABILITY,
+                prompt="p",
+                wanted="w",
+                wanted_before=answer,
+                wanted_after=answer,
+            )
+        ],
+        cost=pb.EditCost(steps=3, loss_evaluations=99, token_layers=1000, edit_s=2.5, peak_rss_bytes=7),
+        execution=pb.Execution(
+            bundle_hash="b",
+            method="forward",
+            settings_hash="s",
+            settings_json="{}",
+            accelerator="cpu",
+            nodes_by_provider={"CPUExecutionProvider": 3},
+            base_hash="h",
+            returned_to_base=True,
+            agent_version="1",
+        ),
+        telemetry=pb.TelemetrySummary(
+            samples=2,
+            period_s=1.0,
+            gaps=1,
+            first=pb.TelemetrySample(monotonic_ns=5, values={"battery/voltage": 4.0}),
+        ),
+    )
+    scored = {"log_probability": -1.5, "tokens": 2, "tokens_argmax": 1}
+    assert result_to_mapping(result) == {
+        "attempt_id": "a",
+        "status": "converged",
+        "message": "",
+        "scores": [
+            {
+                "kind": "portability",
+                "prompt": "p",
+                "wanted": "w",
+                "other": "",
+                "wanted_before": scored,
+                "wanted_after": scored,
+                "other_before": None,
+                "other_after": None,
+            }
+        ],
+        "cost": {
+            "steps": 3,
+            "loss_evaluations": 99,
+            "token_layers": 1000,
+            "load_s": 0.0,
+            "edit_s": 2.5,
+            "evaluation_s": 0.0,
+            "peak_rss_bytes": 7,
+            "peak_rss_reset": False,
+        },
+        "execution": {
+            "bundle_hash": "b",
+            "method": "forward",
+            "settings_hash": "s",
+            "settings_json": "{}",
+            "accelerator": "cpu",
+            "nodes_by_provider": {"CPUExecutionProvider": 3},
+            "base_hash": "h",
+            "returned_to_base": True,
+            "agent_version": "1",
+        },
+        "telemetry": {
+            "samples": 2,
+            "period_s": 1.0,
+            "gaps": 1,
+            "first": {"monotonic_ns": 5, "values": {"battery/voltage": 4.0}},
+            "last": None,
+        },
+    }
+
+
+def test_what_was_not_measured_is_none_and_never_zero() -> None:
+    bare = result_to_mapping(pb.EditResult(attempt_id="a", status=pb.EDIT_STATUS_FAILED, message="why"))
+    assert (bare["status"], bare["message"]) == ("failed", "why")
+    assert (bare["cost"], bare["execution"], bare["telemetry"]) == (None, None, None)
+    empty = result_to_mapping(pb.EditResult(cost=pb.EditCost(), execution=pb.Execution(bundle_hash="b")))
+    assert empty["cost"]["peak_rss_bytes"] is None
+    assert empty["execution"]["settings_hash"] is None
+    assert empty["execution"]["returned_to_base"] is None
+
+
+@given(st.floats(), st.floats())
+def test_every_result_is_strict_json(log_probability: float, reading: float) -> None:
+    result = pb.EditResult(
+        scores=[pb.ProbeScore(wanted_after=pb.AnswerScore(log_probability=log_probability, tokens=1))],
+        telemetry=pb.TelemetrySummary(first=pb.TelemetrySample(values={"s": reading})),
+    )
+    mapping = json.loads(json.dumps(result_to_mapping(result), allow_nan=False))
+    stored = mapping["scores"][0]["wanted_after"]["log_probability"]
+    assert stored == (log_probability if math.isfinite(log_probability) else None)
+    assert mapping["telemetry"]["first"]["values"]["s"] == (reading if math.isfinite(reading) else None)

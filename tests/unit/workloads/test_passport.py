@@ -1,0 +1,161 @@
+"""The passport: every field is there, and what was not measured says why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from mobifarm.workloads.passport import passport
+
+
+@dataclass(frozen=True)
+class Phone:
+    address: str = "usb:1-2.3"
+    serial: str = "SER1"
+    fingerprint: str = "google/husky/husky:14"
+
+
+def sensor(name: str, unit: str, *, readable: bool = True, reason: str = "") -> dict[str, Any]:
+    source = f"/sys/{name}"
+    return {"name": name, "source": source, "readable": readable, "unit": unit, "sign": "", "reason": reason}
+
+
+SENSORS = [
+    sensor("battery/temperature", "degC"),
+    sensor("battery/charging", "1"),
+    sensor("battery/voltage", "V"),
+    sensor("usb/online", "1"),
+    sensor("thermal/skin", "degC", readable=False, reason="permission denied"),
+    sensor("cpu/0/frequency", "Hz", readable=False, reason="no such file"),
+]
+RESULT: dict[str, Any] = {
+    "status": "converged",
+    "cost": {"peak_rss_bytes": 1000, "peak_rss_reset": True},
+    "execution": {
+        "bundle_hash": "b",
+        "method": "forward",
+        "settings_hash": "s",
+        "settings_json": '{"step_limit":60}',
+        "accelerator": "cpu",
+        "nodes_by_provider": {"CPUExecutionProvider": 12},
+        "base_hash": "h",
+        "returned_to_base": True,
+        "agent_version": "1.2",
+    },
+    "telemetry": {
+        "samples": 4,
+        "period_s": 1.0,
+        "gaps": 0,
+        "first": {"values": {"battery/temperature": 30.0, "battery/charging": 0.0, "battery/voltage": 4.1}},
+        "last": {"values": {"battery/temperature": 31.5, "battery/charging": 0.0, "usb/online": 1.0}},
+    },
+}
+
+
+def made(**changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "identity": Phone(),
+        "epoch": 2,
+        "execution": "phone",
+        "host": "hub1",
+        "properties": {"ro.product.model": "Pixel 8", "ro.soc.model": "Tensor G3"},
+        "agent_version": "1.1",
+        "sensors": SENSORS,
+        "result": RESULT,
+    }
+    return passport(**{**given, **changes})
+
+
+def test_a_measured_result_has_every_field() -> None:
+    document = made()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["phone"] == {
+        "usb_path": "usb:1-2.3",
+        "serial": "SER1",
+        "build_fingerprint": "google/husky/husky:14",
+        "model": "Pixel 8",
+        "manufacturer": None,
+        "soc": "Tensor G3",
+        "android_release": None,
+        "reason": None,
+    }
+    assert (document["measurement_epoch"], document["host"], document["execution"]) == (2, "hub1", "phone")
+    assert (document["bundle_hash"], document["method"], document["settings_hash"]) == ("b", "forward", "s")
+    assert document["settings"] == {"step_limit": 60}
+    assert document["agent_version"] == "1.2"
+    assert document["accelerator"]["nodes_by_provider"] == {"CPUExecutionProvider": 12}
+    assert document["memory"] == {"peak_rss_bytes": 1000, "since_start_of_attempt": True, "reason": None}
+    assert document["temperatures"] == {
+        "first": {"battery/temperature": {"value": 30.0, "unit": "degC"}},
+        "last": {"battery/temperature": {"value": 31.5, "unit": "degC"}},
+        "provenance": "measured",
+        "reason": None,
+    }
+    assert document["charge_state"]["first"] == {
+        "battery/charging": {"value": 0.0, "unit": "1"},
+        "battery/voltage": {"value": 4.1, "unit": "V"},
+    }
+    assert document["charge_state"]["last"]["usb/online"] == {"value": 1.0, "unit": "1"}
+    assert document["telemetry"] == {"samples": 4, "period_s": 1.0, "gaps": 0, "reason": None}
+    assert [entry["provenance"] for entry in document["sensors"]] == ["measured"] * len(SENSORS)
+
+
+@pytest.mark.parametrize("execution", ["virtual", "qemu_arm64"])
+def test_sensors_without_a_phone_are_modelled(execution: str) -> None:
+    document = made(execution=execution)
+    assert document["temperatures"]["provenance"] == "modelled"
+    assert {entry["provenance"] for entry in document["sensors"]} == {"modelled"}
+    assert document["energy"] == {"joules": None, "reason": "not a phone: there is no energy to measure"}
+
+
+def test_unread_conditions_say_why() -> None:
+    document = made()
+    assert document["clocks"]["first"] is None
+    assert document["clocks"]["reason"] == "no clock sensor is readable (cpu/0/frequency: no such file)"
+    assert made(sensors=[])["clocks"]["reason"] == "the phone has no clock sensor that the agent knows"
+    silent = made(result={**RESULT, "telemetry": {"samples": 1, "first": None, "last": None}})
+    assert silent["temperatures"]["reason"] == "every temperature sensor was silent during the attempt"
+
+
+def test_energy_is_never_a_number_yet_and_charging_is_told() -> None:
+    assert made()["energy"]["joules"] is None
+    first = {"values": {"battery/charging": 1.0}}
+    charging = made(result={**RESULT, "telemetry": {**RESULT["telemetry"], "first": first}})
+    assert charging["energy"]["joules"] is None
+    assert "charging" in charging["energy"]["reason"]
+
+
+def test_a_refused_edit_on_an_unknown_phone_has_every_field_too() -> None:
+    refused = made(identity=None, result={"status": "refused", "message": "the subject is empty"})
+    assert refused.keys() == made().keys()
+    assert json.loads(json.dumps(refused, allow_nan=False)) == refused
+    assert refused["agent_version"] == "1.1"
+    for name in (
+        "phone",
+        "accelerator",
+        "memory",
+        "temperatures",
+        "clocks",
+        "charge_state",
+        "telemetry",
+        "energy",
+    ):
+        assert refused[name]["reason"], name
+    assert refused["memory"]["peak_rss_bytes"] is None
+    assert refused["telemetry"]["samples"] is None
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', "[" * 20_000, "x" * 70_000, ""])
+def test_settings_that_a_phone_garbles_are_left_out(text: str) -> None:
+    execution = {**RESULT["execution"], "settings_json": text}
+    assert made(result={**RESULT, "execution": execution})["settings"] is None
+
+
+def test_memory_since_the_start_of_the_agent_is_told_apart() -> None:
+    result = {**RESULT, "cost": {"peak_rss_bytes": 5, "peak_rss_reset": False}}
+    memory = made(result=result)["memory"]
+    assert memory["peak_rss_bytes"] == 5
+    assert "since the agent's start" in memory["reason"]

@@ -1,0 +1,159 @@
+"""The evaluation spec: data only, checked whole, every problem in words."""
+
+from __future__ import annotations
+
+import textwrap
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.spec import SIZE_LIMIT_BYTES, load_spec, parse_spec
+
+MINIMAL: dict[str, Any] = {
+    "name": "facts",
+    "model": "smollm2-135m-instruct",
+    "dataset": {"builtin": "personal-facts"},
+    "methods": [{"name": "forward"}],
+}
+
+
+def refusal(changes: dict[str, Any]) -> str:
+    with pytest.raises(WorkloadInputError) as caught:
+        parse_spec({**MINIMAL, **changes})
+    return str(caught.value)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "spec.yaml"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_a_minimal_spec_has_the_documented_defaults() -> None:
+    spec = parse_spec(MINIMAL)
+    assert (spec.repeats, spec.seed, spec.priority, spec.attempts) == (1, 0, 0, 3)
+    assert (spec.devices.execution, spec.devices.count, spec.devices.serials) == ("any", None, [])
+    assert (spec.dataset.offset, spec.dataset.limit, spec.dataset.format) == (0, None, "auto")
+    assert spec.methods[0].title == "forward"
+
+
+def test_settings_are_completed_with_the_defaults_of_the_method() -> None:
+    spec = parse_spec(
+        {**MINIMAL, "methods": [{"name": "forward", "settings": {"step_limit": 7}, "label": "short"}]}
+    )
+    settings = spec.methods[0].complete_settings()
+    assert settings["step_limit"] == 7
+    assert "perturbation" in settings
+    assert spec.methods[0].title == "short"
+
+
+def test_the_example_of_the_demo_is_valid() -> None:
+    spec = load_spec(Path(str(files("mobifarm.workloads") / "examples" / "personal-facts.yaml")))
+    assert spec.dataset.limit == 36
+    assert [method.name for method in spec.methods] == ["forward"]
+    assert spec.repeats == 1
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """\
+        nam: facts
+        model: yes
+        dataset: {builtin: facts, fil: 3}
+        methods:
+          - {name: forward, settings: {step_limi: 3}}
+          - {name: backward}
+        devices: {execution: cloud, serials: [0123], count: 0}
+        repeats: "1"
+        seed: -1
+        """,
+    )
+    with pytest.raises(WorkloadInputError) as caught:
+        load_spec(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} has 12 problems:")
+    for line in (
+        "name: is missing: add it",
+        "nam: is not a known name: did you mean name?",
+        "model: is read as True: put it in quotes",
+        "dataset, builtin: is 'facts': choose 'personal-facts'",
+        "dataset, fil: is not a known name: did you mean file?",
+        "methods, entry 1: the settings do not fit: 'step_limi' is no setting",
+        "methods, entry 2: 'backward' is no editing method",
+        "devices, execution: is 'cloud': choose 'any', 'phone' or 'virtual'",
+        "devices, serials, entry 1: is read as 83: put it in quotes",
+        "devices, count: is 0",
+        "repeats: is '1'",
+        "seed: is -1",
+    ):
+        assert f"\n  {line}" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"dataset": {}}, "dataset: give exactly one of builtin and file"),
+        (
+            {"dataset": {"builtin": "personal-facts", "file": "a.json"}},
+            "give exactly one of builtin and file",
+        ),
+        ({"dataset": {"builtin": "personal-facts", "format": "counterfact"}}, "leave format away"),
+        ({"dataset": {"file": "a", "record_ids": ["x", "x"]}}, "lists a record twice"),
+        ({"dataset": "personal-facts"}, "dataset: is 'personal-facts'"),
+        ({"methods": []}, "methods: is []"),
+        ({"methods": [{"name": "forward"}] * 2}, "two methods are called forward: give each its own label"),
+        (
+            {"methods": [{"name": "forward", "settings": {"step_limit": [1]}}]},
+            "methods, entry 1, settings, step_limit",
+        ),
+        (
+            {"methods": [{"name": "forward", "settings": {"perturbation": float("nan")}}]},
+            "perturbation is nan",
+        ),
+        ({"name": "a/b"}, "name: is 'a/b': use letters, digits"),
+        ({"name": " "}, "name: is"),
+        ({"attempts": 0}, "attempts: is 0"),
+        ({"repeats": True}, "repeats: is True"),
+        ({"seed": 2**53}, "seed: is 9007199254740992"),
+        ({"user": "somebody"}, "user: is not a known name"),
+    ],
+)
+def test_a_problem_is_named_with_its_place_and_remedy(changes: dict[str, Any], named: str) -> None:
+    assert named in refusal(changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "holds no settings"),
+        ("- a", "holds no settings"),
+        ("name: [", "is not YAML: line"),
+        ("name: a\nname: b", "name is given twice, keep one"),
+        ("a: &x 1\nb: *x", "references (& and *) are not supported"),
+        ("a: &x [*x]", "references (& and *) are not supported"),
+        ("a: !!python/object/apply:os.system [ls]", "is not YAML: line 1"),
+        ("a: 2026-13-45", "cannot be read as YAML"),
+        ("[" * 600, "cannot be read as YAML"),
+        ("a: " + "x" * SIZE_LIMIT_BYTES, "too large for a spec"),
+        ("a: \x07", "is not YAML"),
+    ],
+)
+def test_text_that_is_no_spec_is_refused_in_words(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    with pytest.raises(WorkloadInputError) as caught:
+        load_spec(path)
+    assert str(path) in str(caught.value)
+    assert named in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(WorkloadInputError, match="name a spec that exists"):
+        load_spec(tmp_path / "missing.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(WorkloadInputError, match="is not UTF-8"):
+        load_spec(tmp_path / "latin.yaml")

@@ -1,0 +1,298 @@
+"""The result tables of a job, and how they are printed and exported."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mobifarm.workloads.summary import Summary, TrialRecord, summarise
+from mobifarm.workloads.tables import CSV_COLUMNS, print_summary, to_csv
+
+GOOD = {"log_probability": -0.1, "tokens": 1, "tokens_argmax": 1}
+BAD = {"log_probability": -5.0, "tokens": 1, "tokens_argmax": 0}
+RECORD = {"paraphrases": ["p"], "neighbours": [{"prompt": "n", "answer": "a"}], "portability": []}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    trial_id: str
+    attempt_id: str
+    label: str = "ann"
+    device_id: str = "tcp:1"
+    serial: str = "S1"
+    execution: str = "virtual"
+    state: str = "done"
+    granted_at: float = 10.0
+    ended_at: float | None = 12.5
+    reason: str = ""
+
+
+def scored(kind: str, *, after: bool, before: bool = False) -> dict[str, Any]:
+    other = None if kind == "portability" else {"log_probability": -1.0, "tokens": 1, "tokens_argmax": 0}
+    return {
+        "kind": kind,
+        "wanted_before": GOOD if before else BAD,
+        "wanted_after": GOOD if after else BAD,
+        "other_before": other,
+        "other_after": other,
+    }
+
+
+def trial(
+    number: int,
+    *,
+    record: str = "",
+    method: str = "forward",
+    success: bool = True,
+    status: str | None = "converged",
+    state: str = "done",
+    device: str = "tcp:1",
+    execution: str = "virtual",
+    edit_s: float = 2.0,
+    temperatures: tuple[float, float] | None = None,
+    repeat: int = 0,
+) -> TrialRecord:
+    record_id = record or f"r{number}"
+    payload = {
+        "bundle_hash": "b",
+        "method_label": method,
+        "record": {**RECORD, "record_id": record_id},
+        "repeat": repeat,
+    }
+    stored = None
+    if status is not None:
+        scores = [
+            scored("efficacy", after=success),
+            scored("paraphrase", after=success),
+            scored("neighbourhood", before=True, after=True),
+        ]
+        cost = {
+            "steps": 3,
+            "loss_evaluations": 100 * number,
+            "token_layers": 1000 * number,
+            "edit_s": edit_s,
+            "evaluation_s": 0.5,
+            "peak_rss_bytes": 1_000_000 * number,
+        }
+        result: dict[str, Any] = {"status": status, "message": "", "scores": scores, "cost": cost}
+        if status in ("failed", "refused"):
+            result = {"status": status, "message": "the target has no tokens"}
+        ends = dict(zip(("first", "last"), temperatures, strict=True)) if temperatures else {}
+        stored = {
+            "attempt_id": f"a{number}",
+            "device_id": device,
+            "result": result,
+            "passport": {
+                "phone": {"serial": f"S-{device}", "model": "Pixel 8"},
+                "execution": execution,
+                "settings_hash": "s",
+                "temperatures": {
+                    moment: {
+                        "thermal/skin": {"value": 99.0, "unit": "degC"},
+                        "battery/temperature": {"value": value, "unit": "degC"},
+                    }
+                    for moment, value in ends.items()
+                },
+            },
+        }
+    return TrialRecord(f"job/{number:05d}", f"edit {number}", state, payload, stored)
+
+
+def printed(summary: Summary, **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(summary, console, **options)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_successes_are_shares_of_edits_beside_the_unedited_model() -> None:
+    trials = [trial(i, success=i != 4, status="step_limit" if i == 4 else "converged") for i in range(1, 5)]
+    summary = summarise(trials, [])
+    (row,) = summary.methods
+    assert (row.label, row.execution, row.edits) == ("forward", "virtual", 4)
+    assert (row.converged, row.step_limit, row.failed) == (3, 1, 0)
+    assert row.quality.edit_success is not None
+    assert row.quality.edit_success.mean == 0.75
+    assert row.quality.edit_success.low == pytest.approx(0.3006, abs=1e-4)
+    assert row.quality.edit_success.high == pytest.approx(0.9544, abs=1e-4)
+    assert row.quality.neighbourhood_success is not None
+    assert row.quality.neighbourhood_success.mean == 1.0
+    assert row.quality.portability_accuracy is None
+    assert row.loss_evaluations_median == 250
+    assert row.token_layers_median == 2500
+    assert row.peak_rss_bytes_max == 4_000_000
+    assert summary.unedited is not None
+    assert summary.unedited.quality.edit_success is not None
+    assert summary.unedited.quality.edit_success.mean == 0.0
+    assert summary.unedited.edits == 4
+    assert summary.unedited.edit_s_median is None
+
+
+@pytest.mark.parametrize("status", ["failed", "refused"])
+def test_a_failed_edit_counts_as_wrong_in_every_mean_and_in_no_cost(status: str) -> None:
+    trials = [trial(1), trial(2, status=status, state="failed")]
+    (row,) = summarise(trials, []).methods
+    assert (row.edits, row.failed) == (2, 1)
+    for estimate in (
+        row.quality.edit_success,
+        row.quality.rewrite_accuracy,
+        row.quality.paraphrase_success,
+        row.quality.neighbourhood_success,
+    ):
+        assert estimate is not None
+        assert (estimate.mean, estimate.edits) == (0.5, 2)
+    assert row.loss_evaluations_median == 100
+
+
+def test_a_trial_without_a_result_counts_nowhere_and_is_told() -> None:
+    trials = [
+        trial(1),
+        trial(2, status=None, state="abandoned"),
+        trial(3, status=None, state="pending"),
+        trial(4, status=None, state="pending"),
+    ]
+    summary = summarise(trials, [])
+    (row,) = summary.methods
+    assert row.edits == 1
+    assert row.quality.edit_success is not None
+    assert row.quality.edit_success.mean == 1.0
+    assert summary.missing == {"abandoned": 1, "pending": 2}
+    assert any("1 abandoned, 2 pending" in note for note in summary.footnotes)
+
+
+def test_methods_and_kinds_of_phones_are_never_mixed() -> None:
+    trials = [
+        trial(1, record="x", method="late", edit_s=9.0),
+        trial(2, record="x", method="early", edit_s=1.0),
+        trial(3, record="x", method="late", execution="phone", device="usb:1", edit_s=30.0),
+    ]
+    summary = summarise(trials, [])
+    assert [(row.label, row.execution, row.edit_s_median) for row in summary.methods] == [
+        ("late", "virtual", 9.0),
+        ("early", "virtual", 1.0),
+        ("late", "phone", 30.0),
+    ]
+    assert summary.unedited is not None
+    assert summary.unedited.edits == 1
+
+
+def test_repeats_of_one_fact_do_not_narrow_the_interval() -> None:
+    once = [trial(i, success=i % 2 == 0) for i in range(1, 9)]
+    again = [
+        trial(10 * repeat + i, record=f"r{i}", success=i % 2 == 0, repeat=repeat)
+        for repeat in range(5)
+        for i in range(1, 9)
+    ]
+    (single,), (repeated,) = summarise(once, []).methods, summarise(again, []).methods
+    assert single.quality.edit_success is not None
+    assert repeated.quality.edit_success is not None
+    assert repeated.edits == 40
+    width = repeated.quality.edit_success.high - repeated.quality.edit_success.low
+    assert width > 0.8 * (single.quality.edit_success.high - single.quality.edit_success.low)
+    assert any("not independent" in note for note in summarise(again, []).footnotes)
+
+
+def test_the_same_results_give_the_same_tables() -> None:
+    trials = [trial(i, success=i % 3 == 0) for i in range(1, 20)]
+    assert summarise(trials, []) == summarise(trials, [])
+
+
+def test_phones_show_their_own_edits_and_the_battery_from_first_to_last() -> None:
+    trials = [
+        trial(1, device="tcp:2", edit_s=1.0, temperatures=(30.0, 31.0)),
+        trial(2, device="tcp:1", edit_s=5.0),
+        trial(3, device="tcp:2", edit_s=3.0, temperatures=(32.0, 33.5)),
+    ]
+    one, two = summarise(trials, []).phones
+    assert (one.device_id, one.edits, one.edit_s_median) == ("tcp:1", 1, 5.0)
+    assert (one.temperature_sensor, one.temperature_first, one.temperature_last) == (None, None, None)
+    assert (two.device_id, two.edits, two.edit_s_median) == ("tcp:2", 2, 2.0)
+    assert (two.temperature_sensor, two.temperature_first, two.temperature_last) == (
+        "battery/temperature",
+        30.0,
+        33.5,
+    )
+
+
+def test_attempts_are_numbered_within_their_trial() -> None:
+    attempts = [
+        Attempt("job/00001", "a1", state="broken", reason="the cable was pulled"),
+        Attempt("job/00002", "a2", label="bob", ended_at=None, state="running"),
+        Attempt("job/00001", "a3", device_id="tcp:2"),
+    ]
+    summary = summarise([trial(1), trial(2, status=None, state="leased")], attempts)
+    rows = summary.attempts
+    assert [(row.label, row.number, row.of, row.state) for row in rows] == [
+        ("ann", 1, 2, "broken"),
+        ("bob", 1, 1, "running"),
+        ("ann", 2, 2, "done"),
+    ]
+    assert (rows[0].duration_s, rows[1].duration_s) == (2.5, None)
+    assert [edit.attempts for edit in summary.edits] == [2, 1]
+    assert "the cable was pulled" in printed(summary)
+    assert "bob" not in printed(summary, attempts="retried")
+    assert "bob" in printed(summary, attempts="all")
+    assert "Attempts" not in printed(summary, attempts="none")
+
+
+def test_the_table_says_what_is_modelled_and_what_was_not_measured() -> None:
+    text = printed(summarise([trial(1, temperatures=(30.0, 31.0)), trial(2, device="tcp:2")], []))
+    for expected in (
+        "100.0 [34–100]",
+        "virtual",
+        "30.0 → 31.0 modelled",
+        "not read",
+        "not phone performance",
+        "Energy: not measured",
+    ):
+        assert expected in text
+    measured = printed(summarise([trial(1, execution="phone", temperatures=(30.0, 31.0))], []))
+    assert "modelled" not in measured
+
+
+def test_text_of_a_phone_is_not_read_as_markup() -> None:
+    attempts = [Attempt("job/00001", f"a{i}", reason="[bold]no[/bold] [/]") for i in range(2)]
+    assert "[bold]no[/bold] [/]" in printed(summarise([trial(1)], attempts))
+
+
+def test_a_job_without_results_has_tables_too() -> None:
+    summary = summarise([trial(1, status=None, state="pending")], [])
+    assert summary.unedited is None
+    assert summary.methods == ()
+    assert "There are no results yet." in printed(summary)
+    assert "1 pending" in printed(summary)
+
+
+def test_json_is_strict_and_complete() -> None:
+    trials = [trial(1, temperatures=(30.0, 31.0)), trial(2, status="failed", state="failed")]
+    document = summarise(trials, [Attempt("job/00001", "a1")]).to_json()
+    assert json.loads(json.dumps(document, allow_nan=False)) == {
+        **document,
+        "methods": list(document["methods"]),
+        "phones": list(document["phones"]),
+        "attempts": list(document["attempts"]),
+        "edits": list(document["edits"]),
+        "footnotes": list(document["footnotes"]),
+    }
+    assert document["methods"][0]["quality"]["edit_success"]["mean"] == 0.5
+
+
+def test_csv_has_one_line_per_edit_and_leaves_unmeasured_cells_empty() -> None:
+    hostile = trial(2, status="failed", state="failed")
+    assert hostile.stored is not None
+    hostile.stored["result"]["message"] = "=cmd()"
+    rows = list(
+        csv.DictReader(io.StringIO(to_csv(summarise([trial(1), hostile, trial(3, status=None)], []))))
+    )
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [row["trial_id"] for row in rows] == ["job/00001", "job/00002", "job/00003"]
+    assert (rows[0]["edit_success_before"], rows[0]["edit_success_after"]) == ("0.0", "1.0")
+    assert (rows[0]["portability_accuracy_after"], rows[0]["edit_s"]) == ("", "2.0")
+    assert (rows[1]["edit_success_after"], rows[1]["edit_s"], rows[1]["message"]) == ("0.0", "", "'=cmd()")
+    assert (rows[2]["edit_success_after"], rows[2]["status"]) == ("", "")
