@@ -16,7 +16,7 @@ import numpy as np
 
 from mobifarm.agent.editor.directions import FloatArray
 from mobifarm.agent.editor.forward import Losses
-from mobifarm.agent.editor.tokens import pad
+from mobifarm.agent.editor.tokens import Texts, pad
 from mobifarm.agent.editor.types import EditCost, EditRecord
 from mobifarm.agent.editor.write_back import edit_key
 from mobifarm.agent.errors import InputError
@@ -62,18 +62,18 @@ class _Suffix:
     targets: Sequence[int]
 
 
-def tokenize_contexts(bundle: Bundle, record: EditRecord, count: int) -> list[TokenizedContext]:
+def tokenize_contexts(texts: Texts, record: EditRecord, count: int) -> list[TokenizedContext]:
     """The first ``count`` rewriting prompts of an edit.
 
     Raises:
         InputError: the target has no tokens, the subject is not found, or a prompt is too long.
     """
-    limit = bundle.architecture.max_positions
+    limit = texts.architecture.max_positions
     contexts = []
     for prefix in PREFIXES[:count]:
         prompt = prefix + record.prompt
-        prompt_ids, answer_ids = bundle.tokenize_prompt_and_answer(prompt, record.target_new)
-        context = TokenizedContext(prompt_ids, answer_ids, bundle.subject_last_index(prompt, record.subject))
+        prompt_ids, answer_ids = texts.tokenize_prompt_and_answer(prompt, record.target_new)
+        context = TokenizedContext(prompt_ids, answer_ids, texts.subject_last_index(prompt, record.subject))
         if len(context.input_ids) > limit:
             raise InputError(
                 f"the prompt {record.prompt[:40]!r}… with its context and answer has "

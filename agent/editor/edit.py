@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobifarm.agent.editor.evaluation import Scorer, probe_scores, questions
+from mobifarm.agent.editor.evaluation import Scorer, probe_scores, questions, tokenize_questions
 from mobifarm.agent.editor.forward import Step
 from mobifarm.agent.editor.methods import FoundEdit, method_with
+from mobifarm.agent.editor.tokens import Texts
 from mobifarm.agent.editor.types import (
     Clock,
     EditCost,
@@ -26,15 +27,21 @@ if TYPE_CHECKING:
     from mobifarm.agent.editor.bundle import Bundle, EditPair
 
 
-def check_edit(bundle: Bundle, record: EditRecord, *, method: str, settings: Mapping[str, object]) -> None:
+def check_edit(texts: Texts, record: EditRecord, *, method: str, settings: Mapping[str, object]) -> None:
     """Find out whether :func:`edit` would accept this, without running the model.
+
+    Args:
+        texts: a bundle, or its tokenizer and architecture alone.
+        record: what to edit and what to ask.
+        method: name of a method.
+        settings: settings that differ from the method's defaults.
 
     Raises:
         InputError: unknown method, settings that do not fit, subject not in the prompt, a target or answer
             without tokens, or a prompt too long for the bundle.
     """
-    method_with(method, settings).check(bundle, record)
-    Scorer(bundle, questions(record))
+    method_with(method, settings).check(texts, record)
+    tokenize_questions(texts, questions(record))
 
 
 def edit(
@@ -69,7 +76,7 @@ def edit(
     chosen = method_with(method, settings)
     chosen.check(bundle, record)
     asked = questions(record)
-    scorer = Scorer(bundle, asked)
+    scorer = Scorer(bundle, tokenize_questions(bundle, asked))
     cost = EditCost()
 
     def sign_of_life(progress: EditProgress) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobifarm.agent.editor.tokens import pad
+from mobifarm.agent.editor.tokens import Texts, pad
 from mobifarm.agent.editor.types import AnswerScore, EditRecord, ProbeKind, ProbeScore
 from mobifarm.agent.errors import InputError
 
@@ -31,7 +31,9 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """What the model reads, where it predicts the answer's first token, and the answer's tokens."""
+
     input_ids: tuple[int, ...]
     first_row: int
     targets: tuple[int, ...]
@@ -48,20 +50,24 @@ def questions(record: EditRecord) -> list[Question]:
     ]
 
 
-class Scorer:
-    """Scores the questions of one record; made once, used before and after the edit.
+def tokenize_questions(texts: Texts, asked: Sequence[Question]) -> list[tuple[Answer, Answer | None]]:
+    """The wanted and the other answer of every question.
 
     Raises:
         InputError: an answer has no tokens or a prompt is too long for the bundle.
     """
+    return [
+        (_tokenize(texts, q.prompt, q.wanted), _tokenize(texts, q.prompt, q.other) if q.other else None)
+        for q in asked
+    ]
 
-    def __init__(self, bundle: Bundle, asked: Sequence[Question]) -> None:
+
+class Scorer:
+    """Scores answers (see :func:`tokenize_questions`) before and after an edit."""
+
+    def __init__(self, bundle: Bundle, answers: Sequence[tuple[Answer, Answer | None]]) -> None:
         self._bundle = bundle
-        self._asked = asked
-        self._answers = [
-            (_tokenize(bundle, q.prompt, q.wanted), _tokenize(bundle, q.prompt, q.other) if q.other else None)
-            for q in asked
-        ]
+        self._answers = answers
 
     def score(
         self, edits: EditPair | None, before_call: Callable[[], None]
@@ -73,18 +79,18 @@ class Scorer:
             before_call: called before every call of the model; raise from it to stop.
         """
         # Answers of one token share the prompt's forward pass, and equal questions are asked once.
-        by_input: dict[tuple[int, ...], dict[_Answer, None]] = {}
+        by_input: dict[tuple[int, ...], dict[Answer, None]] = {}
         for answer in (a for pair in self._answers for a in pair if a is not None):
             by_input.setdefault(answer.input_ids, {})[answer] = None
-        scores: dict[_Answer, AnswerScore] = {}
+        scores: dict[Answer, AnswerScore] = {}
         for batch in _batches(sorted(by_input.items(), key=lambda item: len(item[0]))):
             before_call()
             scores.update(self._score_batch(batch, edits))
         return [(scores[wanted], None if other is None else scores[other]) for wanted, other in self._answers]
 
     def _score_batch(
-        self, batch: Sequence[tuple[tuple[int, ...], Iterable[_Answer]]], edits: EditPair | None
-    ) -> dict[_Answer, AnswerScore]:
+        self, batch: Sequence[tuple[tuple[int, ...], Iterable[Answer]]], edits: EditPair | None
+    ) -> dict[Answer, AnswerScore]:
         answers = [list(asked) for _, asked in batch]
         low = self._bundle.lower(pad([ids for ids, _ in batch]), edits)
         rows = pad([[a.first_row + i for a in group for i in range(len(a.targets))] for group in answers])
@@ -118,23 +124,23 @@ def probe_scores(
     )
 
 
-def _tokenize(bundle: Bundle, prompt: str, answer: str) -> _Answer:
-    prompt_ids, answer_ids = bundle.tokenize_prompt_and_answer(prompt, answer)
+def _tokenize(texts: Texts, prompt: str, answer: str) -> Answer:
+    prompt_ids, answer_ids = texts.tokenize_prompt_and_answer(prompt, answer)
     input_ids = (*prompt_ids, *answer_ids[:-1])
-    limit = bundle.architecture.max_positions
+    limit = texts.architecture.max_positions
     if len(input_ids) > limit:
         raise InputError(
             f"the prompt {prompt[:40]!r}… with its answer has {len(input_ids)} tokens, "
             f"the model bundle takes at most {limit}: shorten it"
         )
-    return _Answer(input_ids, len(prompt_ids) - 1, tuple(answer_ids))
+    return Answer(input_ids, len(prompt_ids) - 1, tuple(answer_ids))
 
 
 def _batches(
-    items: Iterable[tuple[tuple[int, ...], dict[_Answer, None]]],
-) -> Iterable[list[tuple[tuple[int, ...], dict[_Answer, None]]]]:
+    items: Iterable[tuple[tuple[int, ...], dict[Answer, None]]],
+) -> Iterable[list[tuple[tuple[int, ...], dict[Answer, None]]]]:
     """Cut a list that is sorted by length into calls of bounded size."""
-    batch: list[tuple[tuple[int, ...], dict[_Answer, None]]] = []
+    batch: list[tuple[tuple[int, ...], dict[Answer, None]]] = []
     widest = 0
     for ids, answers in items:
         width = sum(len(answer.targets) for answer in answers)

@@ -12,6 +12,7 @@ import numpy as np
 from mobifarm.agent.editor.contexts import ESSENCE_PROMPT, ContextLoss, tokenize_contexts
 from mobifarm.agent.editor.forward import Step, minimise
 from mobifarm.agent.editor.settings import ForwardSettings, parse_settings
+from mobifarm.agent.editor.tokens import Texts
 from mobifarm.agent.editor.types import EditCost, EditRecord
 from mobifarm.agent.errors import InputError
 
@@ -36,7 +37,7 @@ class Method(Protocol):
     def step_limit(self) -> int:
         """Most steps that :meth:`find` takes."""
 
-    def check(self, bundle: Bundle, record: EditRecord) -> None:
+    def check(self, texts: Texts, record: EditRecord) -> None:
         """Find out whether the record can be edited, without running the model. Raises InputError."""
 
     def find(
@@ -70,9 +71,9 @@ class ForwardMethod:
         """See Method."""
         return self.settings.step_limit
 
-    def check(self, bundle: Bundle, record: EditRecord) -> None:
+    def check(self, texts: Texts, record: EditRecord) -> None:
         """See Method."""
-        tokenize_contexts(bundle, record, self.settings.contexts)
+        tokenize_contexts(texts, record, self.settings.contexts)
 
     def find(
         self,

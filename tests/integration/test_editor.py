@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mobifarm.agent.editor import (
+    AnswerScore,
     EditCost,
     EditOutcome,
     EditPhase,
@@ -25,7 +26,7 @@ from mobifarm.agent.editor import (
 from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.agent.editor.contexts import ContextLoss, tokenize_contexts
 from mobifarm.agent.editor.edit import side_input
-from mobifarm.agent.editor.evaluation import Question, Scorer
+from mobifarm.agent.editor.evaluation import Question, Scorer, tokenize_questions
 from mobifarm.agent.editor.methods import FoundEdit
 from mobifarm.agent.errors import Cancelled, InputError
 
@@ -66,6 +67,10 @@ def run(
         cancelled=cancelled,
         clock=lambda: float(next(ticks)),
     )
+
+
+def scored(bundle: Bundle, asked: list[Question]) -> list[tuple[AnswerScore, AnswerScore | None]]:
+    return Scorer(bundle, tokenize_questions(bundle, asked)).score(None, lambda: None)
 
 
 def test_an_edit_runs_from_scores_to_scores(bundle: Bundle) -> None:
@@ -229,9 +234,9 @@ def test_scores_do_not_depend_on_the_batch(bundle: Bundle) -> None:
         Question(ProbeKind.EFFICACY, f"The number of the {name} is", "eleven" * (index % 3 + 1), "two")
         for index, name in enumerate(["cat", "elephant", "dog", "mouse", "tortoise"] * 8)
     ]
-    together = Scorer(bundle, asked).score(None, lambda: None)
+    together = scored(bundle, asked)
     for question, (wanted, other) in zip(asked[:7], together, strict=False):
-        alone_wanted, alone_other = Scorer(bundle, [question]).score(None, lambda: None)[0]
+        alone_wanted, alone_other = scored(bundle, [question])[0]
         assert wanted.log_probability == pytest.approx(alone_wanted.log_probability, abs=1e-3)
         assert other is not None
         assert alone_other is not None
@@ -241,9 +246,7 @@ def test_scores_do_not_depend_on_the_batch(bundle: Bundle) -> None:
 
 def test_scores_are_sums_over_the_answer(bundle: Bundle) -> None:
     prompt, answer = "The dog of Ada is", "Rex"
-    [(score, other)] = Scorer(bundle, [Question(ProbeKind.PORTABILITY, prompt, answer, "")]).score(
-        None, lambda: None
-    )
+    [(score, other)] = scored(bundle, [Question(ProbeKind.PORTABILITY, prompt, answer, "")])
     prompt_ids, answer_ids = bundle.tokenize_prompt_and_answer(prompt, answer)
     log_probability, right = 0.0, 0
     for index, token in enumerate(answer_ids):
