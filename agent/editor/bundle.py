@@ -1,8 +1,8 @@
 """A model bundle in memory: two graphs, run by ONNX Runtime, and the embedding look-up in numpy.
 
-The weights lie in one file that is mapped into memory. The embedding is stored once, int8 with a scale per row:
-the look-up reads its rows from the map, and where the model ties its output projection to the embedding, the
-upper graph reads the same bytes. The methods hold no state between calls; an edit lives in the arguments.
+The weights lie in one file that is mapped into memory. The embedding is stored once, int8 with a scale per
+row: the look-up reads its rows from the map, and where the model ties its output projection to the embedding,
+the upper graph reads the same bytes. The methods hold no state between calls; an edit lives in the arguments.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class EditPair:
 
 @dataclass(frozen=True, slots=True)
 class LowerOutput:
-    """Layers 0…l: residual [B, T, d] after layer l, key [B, T, f] and value [B, T, d] of its ``down_proj``, f32."""
+    """Layers 0…l, f32: residual [B, T, d] after layer l, and of its ``down_proj`` the input, key [B, T, f],
+    and the output, value [B, T, d]."""
 
     residual: Floats
     key: Floats
@@ -143,7 +144,7 @@ def stack_caches(caches: Sequence[Cache]) -> Cache:
 
 
 class Bundle:
-    """A model that can be edited. Make one with :meth:`open`; calls from several threads must be kept apart."""
+    """A model that can be edited. Make one with :meth:`open`; keep calls from several threads apart."""
 
     def __init__(self, path: Path, manifest: Manifest, bundle_hash: str, threads: int) -> None:
         """Use :meth:`open`, which checks the files."""
@@ -227,7 +228,8 @@ class Bundle:
         rows = self._embedding[token_ids]
         if self._embedding_scales is None:
             return np.asarray(rows, np.float32)
-        return rows.astype(np.float32) * self._embedding_scales[token_ids][..., None]
+        scaled: Floats = rows.astype(np.float32) * self._embedding_scales[token_ids][..., None]
+        return scaled
 
     def lower(self, token_ids: NDArray[np.integer[Any]], edits: EditPair | None = None) -> LowerOutput:
         """Layers 0…l. Shorter sequences of a batch are padded on the right with any token.
@@ -319,8 +321,8 @@ class Bundle:
         return dict(self._placement)
 
     def base_hash(self) -> str:
-        """sha256 over what an edit could change: the edited ``down_proj`` as it is mapped, and every output of both
-        graphs for fixed tokens without an edit, bit by bit. Equal before and after an edit that was undone."""
+        """sha256 over what an edit could change: the edited ``down_proj`` as it is mapped, and all outputs of
+        both graphs for fixed tokens without an edit, bit by bit. Equal before and after an undone edit."""
         digest = hashlib.sha256(np.ascontiguousarray(self._edited_down_proj).tobytes())
         for array in self._probe():
             digest.update(np.ascontiguousarray(array).tobytes())

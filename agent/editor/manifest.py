@@ -1,8 +1,8 @@
 """The manifest of a model bundle: what the folder holds, checked when it is read. Pure data, no I/O.
 
-A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the graphs ``lower.onnx`` and ``upper.onnx`` and
-``weights.bin``, which both graphs and the embedding look-up map into memory. The sha256 of the manifest's bytes
-names the bundle; the manifest holds the sha256 of every other file.
+A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the graphs ``lower.onnx`` and ``upper.onnx``
+and ``weights.bin``, which both graphs and the embedding look-up map into memory. The sha256 of the manifest's
+bytes names the bundle; the manifest holds the sha256 of every other file.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class BundleFile:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerInfo:
-    """The tokenizer's file and special tokens; ``prepend_bos`` tells whether the family starts texts with bos."""
+    """The tokenizer's file and special tokens; ``prepend_bos``: the family starts texts with bos."""
 
     file: str
     bos_id: int | None
@@ -90,11 +90,11 @@ class Manifest:
         edit_layer: layer l (from 0) whose ``down_proj`` is edited; ``lower`` ends after it.
         tokenizer: tokenizer file and special tokens.
         graphs: ``lower`` and ``upper`` → file.
-        tensors: ``embedding`` [V, d], with int8 also ``embedding_scales`` [V], and ``edited_down_proj`` [f, d].
+        tensors: ``embedding`` [V, d], with int8 also ``embedding_scales`` [V]; ``edited_down_proj`` [f, d].
         files: every file but the manifest → hash and size.
-        quantisation: scheme, bits and what it leaves in floating point, with the figures that chose it.
+        quantisation: scheme, bits and what it leaves in floating point.
         provenance: source, licence and versions of what built the bundle.
-        build_inputs: sha256 of what went into the build; an equal value means that a rebuild gives the same bundle.
+        build_inputs: sha256 of what went into the build; where it is equal, a rebuild gives the same bundle.
         extras: later additions (gradient surrogate, second moment): name → settings of that addition.
     """
 
@@ -139,7 +139,7 @@ def parse_manifest(manifest_bytes: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_NAME} is not a bundle manifest: build the bundle again") from error
     if version != SCHEMA_VERSION:
         raise BundleError(
-            f"the bundle has schema version {version}, this version reads {SCHEMA_VERSION}: build the bundle again"
+            f"the bundle has schema version {version}, this version reads {SCHEMA_VERSION}: build it again"
         )
     try:
         manifest = Manifest(
@@ -173,7 +173,7 @@ def _check(manifest: Manifest) -> None:
     for name in (*manifest.files, *names):
         if "/" in name or "\\" in name or name in ("", ".", "..", MANIFEST_NAME):
             raise BundleError(
-                f"{MANIFEST_NAME} names the file {name!r}: only plain names in the bundle's folder are allowed"
+                f"{MANIFEST_NAME} names {name!r}: only files of the bundle's folder are allowed"
             )
     missing = sorted(names - manifest.files.keys())
     if missing or {"lower", "upper"} - manifest.graphs.keys() or "embedding" not in manifest.tensors:

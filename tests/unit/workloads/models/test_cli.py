@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mobifarm.workloads.models.cli import app
+
+HEAVY = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "rich.progress")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MOBIFARM_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_importing_the_commands_is_cheap() -> None:
+    code = f"import sys, mobifarm.workloads.models.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.strip() == "[]"
+
+
+def test_build_list_show(cache: Path) -> None:
+    runner = CliRunner()
+    assert json.loads(runner.invoke(app, ["list", "--json"]).stdout) == []
+    built = json.loads(runner.invoke(app, ["build", "tiny-random", "--json"]).stdout)
+    assert built["built"] is True
+    assert built["path"] == str(cache / "bundles" / "tiny-random")
+    (listed,) = json.loads(runner.invoke(app, ["list", "--json"]).stdout)
+    assert listed["bundle_hash"] == built["bundle_hash"]
+    shown = json.loads(runner.invoke(app, ["show", "tiny-random", "--json"]).stdout)
+    assert shown["manifest"]["architecture"]["layers"] == 4
+    assert "tiny-random" in runner.invoke(app, ["list"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["build", "no-such-model"], "neither a known model"),
+        (["build", "tiny-random", "--layer", "9"], "layer 9 cannot be edited"),
+        (["show", "no-such-bundle"], "there is no bundle"),
+    ],
+)
+def test_mistakes_give_one_sentence_and_exit_code_2(cache: Path, arguments: list[str], words: str) -> None:
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 2
+    (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+    assert words in line
+    assert "Traceback" not in outcome.output
+
+
+def test_a_damaged_bundle_is_named_and_the_others_are_listed(cache: Path) -> None:
+    runner = CliRunner()
+    runner.invoke(app, ["build", "tiny-random"])
+    broken = cache / "bundles" / "broken"
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+    outcome = runner.invoke(app, ["list"])
+    assert "tiny-random" in outcome.stdout
+    assert "broken" in outcome.stderr
