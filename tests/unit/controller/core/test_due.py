@@ -68,3 +68,11 @@ def test_a_trial_that_was_leased_or_cancelled_backs_off_no_more(leased):
     leased.broke("a2")
     leased.cancel()
     assert next_due(leased.state, leased.now, SETTINGS) is None
+
+
+def test_the_limit_also_ends_an_attempt_whose_phone_is_away(leased):
+    leased.now += 590
+    leased.lost("p1")
+    assert next_due(leased.state, leased.now, SETTINGS) == leased.now + 10
+    (expired,) = due(leased.state, leased.now + 10, SETTINGS)
+    assert expired.reason == "the attempt took longer than 600 s"

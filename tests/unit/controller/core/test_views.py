@@ -1,4 +1,5 @@
 from mobifarm.controller.core.events import AttemptStarted, DeviceState
+from mobifarm.controller.core.state import take_changes
 from mobifarm.controller.core.views import attempt_view, device_view, job_attempts, job_view, trial_view
 
 
@@ -75,3 +76,13 @@ def test_a_phone_that_must_stop_first_says_so(leased):
     leased.cancel()
     view = device_view(leased.state, "p1")
     assert (view.state, view.reason) == ("ready", "waiting until attempt a1 has stopped")
+
+
+def test_a_resumed_attempt_is_among_the_changes(leased):
+    leased.lost("p1")
+    take_changes(leased.state)
+    leased.ready("p1")
+    changes = take_changes(leased.state)
+    assert changes.attempts == {"a1"}
+    assert changes.devices == {"p1"}
+    assert take_changes(leased.state).attempts == set()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mobifarm.controller.core.check import check
 from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Dispatch
@@ -111,6 +111,14 @@ class Histories(RuleBasedStateMachine):
         self.epoch += 1
         self.apply(ControllerStarted(self.now, self.epoch))
 
+    @initialize(trials=st.integers(0, 4), limit=st.integers(1, 4))
+    def begin(self, trials, limit):
+        for place in PLACES[:2]:
+            self.plug_in(place)
+        if trials:
+            self.submit(trials, limit, 0)
+            self.schedule()
+
     @rule()
     def kill_the_controller(self):
         """Commands and news under way are lost; the log is not."""
@@ -162,21 +170,18 @@ class Histories(RuleBasedStateMachine):
         device = self.state.devices.get(place)
         return device is not None and device.stage is not DeviceState.RETIRED
 
-    @rule(place=st.sampled_from(PLACES))
-    def forget(self, place):
-        if self.known(place):
-            self.apply(DeviceForgotten(self.now, place))
-            self.phones[place].linked = False
-
-    @rule(place=st.sampled_from(PLACES))
-    def quarantine(self, place):
-        if self.known(place):
-            self.apply(DeviceStateChanged(self.now, place, DeviceState.QUARANTINED, "odd", "look"))
-
-    @rule(place=st.sampled_from(PLACES))
-    def release(self, place):
-        if self.known(place):
-            self.apply(DeviceReleased(self.now, place))
+    @rule(place=st.sampled_from(PLACES), what=st.sampled_from(["forget", "quarantine", "release", "release"]))
+    def operate(self, place, what):
+        if not self.known(place):
+            return
+        match what:
+            case "forget":
+                self.apply(DeviceForgotten(self.now, place))
+                self.phones[place].linked = False
+            case "quarantine":
+                self.apply(DeviceStateChanged(self.now, place, DeviceState.QUARANTINED, "odd", "look"))
+            case "release":
+                self.apply(DeviceReleased(self.now, place))
 
     @rule(place=st.sampled_from(PLACES), state=st.sampled_from([DeviceState.COOLING, DeviceState.READY]))
     def pause_or_go_on(self, place, state):
@@ -224,6 +229,11 @@ class Histories(RuleBasedStateMachine):
             self.phones[place].followed.clear()
             self.commands[place].clear()
             self.apply(DeviceLost(self.now, place, "unplugged"))
+
+    @rule(place=st.sampled_from(PLACES))
+    def flap(self, place):
+        self.unplug(place)
+        self.plug_in(place)
 
     @rule(place=st.sampled_from(PLACES))
     def carry_out(self, place):
@@ -328,7 +338,7 @@ class Histories(RuleBasedStateMachine):
         """From wherever the history has led, a farm whose phones work ends every trial."""
         for place in PLACES:
             self.plug_in(place)
-            self.release(place)
+            self.operate(place, "release")
             self.pause_or_go_on(place, DeviceState.READY)
         for _ in range(40 + 20 * len(self.state.trials)):
             if not any(job.open for job in self.state.jobs.values()):
@@ -338,7 +348,7 @@ class Histories(RuleBasedStateMachine):
                 while self.commands[place]:
                     self.carry_out(place)
                 self.work(place)
-                self.release(place)
+                self.operate(place, "release")
             while self.mail:
                 self.apply(self.mail.pop(0))
                 self.holds()
