@@ -30,7 +30,7 @@ from mobifarm.controller.paths import FarmPaths, farm_paths
 from mobifarm.controller.store.read import StoreReader
 
 MODEL = "smollm2-135m-instruct"
-PROFILES = ("pixel-8", "galaxy-s24", "xiaomi-14")
+PROFILES = ("pixel-8", "galaxy-s24", "oneplus-12")
 LOST_GRACE_S = 4.0
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 20.0
@@ -79,9 +79,10 @@ def demo(
             ended.set()
             if unplug:
                 hand.join()
-    print_results(paths, job_id, ResultFormat.TABLE, Attempts.ALL)
+    print_results(paths, job_id, ResultFormat.TABLE, Attempts.RETRIED)
     _say(f"stopped everything after {time.monotonic() - started:.0f} s. More of it:")
-    _say(f"     MOBIFARM_HOME={folder} mobifarm results {job_id} --json")
+    _say(f"     export MOBIFARM_HOME={folder}")
+    _say(f"     mobifarm results {job_id} --attempts all    # which attempt ran where; also --json, --csv")
 
 
 def _say(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+PIPE_COLUMNS = 140
 
 
 def print_json(value: Any) -> None:
@@ -31,7 +34,9 @@ def _plain(value: Any) -> Any:
 
 
 def console() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # Into a file or a pipe, tables are as wide as they need to be unless the user says otherwise.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
+    return Console(highlight=False, width=width)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

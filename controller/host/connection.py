@@ -72,7 +72,7 @@ class Phone:
     async def wait_lost(self) -> str:
         """Return the reason once the link is gone."""
         await _blocking(self._threads, self._transport.wait_closed)
-        return "the link to the phone was lost"
+        return self._transport.loss_reason or "the link to the phone was lost"
 
     async def check_health(self, timeout_s: float) -> None:
         await self._connection.check_health(timeout_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -108,6 +109,34 @@ def test_killed_controller_takes_the_job_up_again(farm: Any, spec: Spec) -> None
     assert len(results) == len({result.trial_id for result in results}) == 6
     after = {result.trial_id: result.attempt_id for result in results}
     assert done_before.items() <= after.items()
+
+
+def test_killed_host_actor_comes_back_and_resumes(farm: Any, spec: Spec) -> None:
+    farm.up()
+    job_id = farm.submit(spec(2, SLOW))
+    farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
+    scratch = json.loads((farm.home / "running.json").read_text())["scratch"]
+    os.kill(host_actor(scratch), signal.SIGKILL)
+    farm.wait_done(job_id)
+    with farm.reader() as reader:
+        assert len(list(reader.results(job_id))) == 2
+
+
+def host_actor(scratch: list[str]) -> int:
+    """Process id of the host actor of the farm whose Ray session lies in one of these folders."""
+    commands = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            commands[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    raylets = {
+        pid for pid, line in commands.items() if "/raylet " in line and any(s in line for s in scratch)
+    }
+    for pid, line in commands.items():
+        if line.startswith("ray::HostActor"):
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent in raylets:
+                return pid
+    raise AssertionError("no host actor runs")
 
 
 def test_second_farm_on_the_same_folder_is_refused(farm: Any) -> None:
