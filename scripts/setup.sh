@@ -57,13 +57,12 @@ if [ ! -x "$VENV/bin/python" ]; then
   "$PYTHON" -m venv "$VENV"
 fi
 pip=("$VENV/bin/python" -m pip --disable-pip-version-check)
-quiet=(-q)
+quiet=(-qq)
 if [ -t 2 ]; then quiet=(--progress-bar on); fi
 say "installing Python packages (a few minutes the first time)"
 # torch first and pinned, so that no later range draws another build of it.
-"${pip[@]}" install "${quiet[@]}" -c constraints.txt torch 2>&1 | grep -v '^WARNING: Location' >&2 || true
-"${pip[@]}" install "${quiet[@]}" -c constraints.txt -e '.[controller,models,dev]' 2>&1 \
-  | { grep -v '^WARNING: Location' || true; } >&2
+"${pip[@]}" install "${quiet[@]}" -c constraints.txt torch >&2
+"${pip[@]}" install "${quiet[@]}" -c constraints.txt -e '.[controller,models,dev]' >&2
 [ -x "$VENV/bin/mobifarm" ] || fail "the Python packages could not be installed; see the messages above"
 printf '%s' "$wanted" >"$STAMP"
 say "ready"

@@ -48,6 +48,9 @@ class FifoPolicy:
             if not free:
                 break
             accepted = [device for device in free if not job.selector.mismatches(device)]
+            if job.selector.count is not None:
+                working = sum(lease.job_id == job.job_id for lease in state.leases.values())
+                accepted = accepted[: max(0, job.selector.count - working)]
             taken: set[str] = set()
             for trial, device in self._pair(state, job, accepted, usable, now):
                 assignments.append(Assignment(trial.trial_id, device.device_id))

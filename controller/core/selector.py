@@ -15,12 +15,14 @@ class DeviceSelector:
     """Conditions on a phone, all of which must hold; an empty selector accepts every phone.
 
     ``execution`` is ``phone``, ``qemu_arm64`` or ``virtual``; ``serials`` lists the accepted serial numbers;
-    ``properties`` maps names of Android properties (``ro.soc.model``) to the values they must have.
+    ``properties`` maps names of Android properties (``ro.soc.model``) to the values they must have; ``count``
+    bounds how many phones work for the job at the same time.
     """
 
     execution: str | None = None
     serials: tuple[str, ...] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
+    count: int | None = None
 
     def mismatches(self, device: Device) -> list[str]:
         """Why this phone is not accepted, one clause per unmet condition; empty where it is accepted."""

@@ -11,6 +11,7 @@ before its event is on disk. A farm that is killed at any point resumes from the
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,11 +29,12 @@ from mobifarm.controller.core.events import (
     DeviceState,
     Event,
     LeaseGranted,
+    encode,
 )
 from mobifarm.controller.core.policy import Policy
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay, step
-from mobifarm.controller.errors import HostError
+from mobifarm.controller.errors import Bug, HostError
 from mobifarm.controller.farm.live import LiveView
 from mobifarm.controller.host.reports import AttemptProgress, Reading, Report, TransferProgress
 from mobifarm.controller.store.protocol import Store
@@ -97,7 +99,6 @@ class Farm:
         self._clock = clock
         self._identifier = identifier
         self._paranoid = paranoid
-        self._lock = asyncio.Lock()
         self._news = asyncio.Event()
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self.state: FarmState = replay(store.load())
@@ -114,30 +115,37 @@ class Farm:
             tasks.create_task(self._schedule())
 
     async def apply(self, *events: Event) -> None:
-        """Step, make durable, and queue the commands. Returns when the events are on disk.
+        """Step, make durable, then queue the commands. Returns when the events are on disk.
+
+        Nothing is awaited between looking at the state and stepping it, so what a caller has just decided
+        still fits; appends of several callers share one commit.
 
         Raises:
             Bug: an event does not fit the state; it and those after it are not applied.
         """
-        async with self._lock:
-            commands: list[Command] = []
-            applied: list[Event] = []
+        commands: list[Command] = []
+        applied: list[Event] = []
+        misfit: Bug | None = None
+        for event in events:
+            complete = self._with_passport(event)
             try:
-                for event in events:
-                    complete = self._with_passport(event)
-                    self.state, more = step(self.state, complete)
-                    applied.append(complete)
-                    commands += more
-                    if self._paranoid:
-                        check(self.state)
-            finally:
-                if applied:
-                    await asyncio.wrap_future(self._store.append(applied))
-            for event in applied:
-                self._note(event)
-            for command in commands:
-                self._commands.put_nowait(command)
-            self._news.set()
+                self.state, more = step(self.state, complete)
+            except Bug as error:
+                misfit = error
+                break
+            applied.append(complete)
+            commands += more
+            if self._paranoid:
+                check(self.state)
+        if applied:
+            await asyncio.wrap_future(self._store.append(applied))
+        for event in applied:
+            self._note(event)
+        for command in commands:
+            self._commands.put_nowait(command)
+        self._news.set()
+        if misfit:
+            raise misfit
 
     def _with_passport(self, event: Event) -> Event:
         """Complete a result with what only the controller knows: which phone, in which measurement epoch."""
@@ -211,15 +219,16 @@ class Farm:
                 await self._take(reports)
 
     async def _take(self, reports: Sequence[Report]) -> None:
-        events: list[Event] = []
+        """Note what is fleeting, apply what is durable; what a phone says must never stop the farm."""
         for report in reports:
             match report:
                 case AttemptProgress() | TransferProgress() | Reading():
                     self.live.note(report)
-                case _ if self._concerns(report):
-                    events.append(report)
-        if events:
-            await self.apply(*events)
+                case _ if self._concerns(report) and _is_storable(report):
+                    try:
+                        await self.apply(report)
+                    except Bug:
+                        logger.exception("a report that does not fit was dropped: %r", report)
 
     def _concerns(self, event: Event) -> bool:
         """Reports on their way while an operator forgot the phone are of no interest any more."""
@@ -281,3 +290,13 @@ class Farm:
                         await self._host.acknowledge(command.device_id, command.attempt_id)
             except HostError as error:
                 logger.warning("%s", error)
+
+
+def _is_storable(event: Event) -> bool:
+    """Whether the log can hold what came from a phone: it takes JSON without NaN, in valid UTF-8."""
+    try:
+        json.dumps(encode(event), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError):
+        logger.exception("a report that cannot be stored was dropped: %r", event)
+        return False
+    return True

@@ -71,6 +71,7 @@ class FarmRequests:
                     execution=None if checked.devices.execution == "any" else checked.devices.execution,
                     serials=tuple(checked.devices.serials),
                     properties=checked.devices.properties,
+                    count=checked.devices.count,
                 ),
                 priority=checked.priority,
                 attempt_limit=checked.attempts,

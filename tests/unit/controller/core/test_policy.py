@@ -104,3 +104,12 @@ def test_the_only_phone_gets_its_broken_trial_again(farm):
     farm.lease()
     farm.broke()
     assert assigned(farm, farm.now + 1) == [("job/0", "p1")]
+
+
+def test_a_job_may_bound_how_many_phones_work_for_it(shelf):
+    shelf.submit("few", trials=5, selector=DeviceSelector(count=2))
+    assert assigned(shelf) == [("few/0", "p1"), ("few/1", "p2")]
+    shelf.lease("a1", "few/0", "p1")
+    assert assigned(shelf) == [("few/1", "p2")]
+    shelf.submit("other")
+    assert assigned(shelf) == [("few/1", "p2"), ("other/0", "p3")]

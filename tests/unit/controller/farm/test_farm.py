@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from mobifarm.controller.core.events import (
     DeviceAdded,
     DeviceLost,
     DeviceReady,
+    DeviceReleased,
+    DeviceState,
+    DeviceStateChanged,
     Identity,
     JobSubmitted,
     TrialPlan,
@@ -219,3 +223,32 @@ async def test_broken_attempt_is_tried_again(path: Path) -> None:
         farm._clock = lambda: 1000.0
         await farm.apply()
         assert (await host.dispatched.get())[1] != first
+
+
+async def test_reports_that_cannot_be_true_or_stored_stop_nothing(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        device_id, attempt_id, token, _ = await host.dispatched.get()
+        impossible = DeviceStateChanged(1.0, "a", DeviceState.LEASED)
+        not_json = finished(attempt_id, token, device_id)
+        not_json = replace(not_json, result={**RESULT, "result": {"loss": float("nan")}})
+        host.queue.put_nowait([impossible, not_json, finished(attempt_id, token, device_id)])
+        assert await host.acknowledged.get() == attempt_id
+        assert farm.state.jobs["j"].state is JobState.DONE
+
+
+async def test_decisions_made_at_the_same_time_fit_together(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        await farm.apply(*(DeviceAdded(1.0, name, name, "test") for name in "abcd"), job(40))
+        host.queue.put_nowait([ready(name) for name in "abcd"])
+        for number in range(40):
+            device_id, attempt_id, token, _ = await host.dispatched.get()
+            host.queue.put_nowait([finished(attempt_id, token, device_id)])
+            if number % 4 == 0:
+                await farm.apply(DeviceReleased(1.0, device_id))
+        for _ in range(40):
+            await host.acknowledged.get()
+        assert farm.state.jobs["j"].state is JobState.DONE
