@@ -189,14 +189,14 @@ def test_smollm2(smollm2: Bundle, tmp_path: Path) -> None:
 def test_smollm2_cached_and_full_evaluation_agree(smollm2: Bundle) -> None:
     """On the quantised model. Both ways compute every token with the same integer sums; only the order of f32
     additions in attention differs, which now and then rounds an activation to the next of its 14-bit steps.
-    Seen: at most 0.003 nats on single tokens; perturbations of an edit move losses by tenths."""
+    Seen over 12 CounterFact records: 0.006 nats on average and 0.018 at most."""
     assert smollm2.name == SMOLLM2_NAME
     prompt, subject = "The mother tongue of Danielle Darrieux is", "Danielle Darrieux"
     prompt_ids, answer_ids = smollm2.tokenize_prompt_and_answer(prompt, "English")
     start = smollm2.subject_last_index(prompt, subject)
     tokens = np.array([prompt_ids + answer_ids[:-1]])
     residual = smollm2.lower(tokens).residual
-    delta = np.random.default_rng(0).standard_normal((4, smollm2.architecture.hidden)).astype(np.float32)
+    delta = np.random.default_rng(0).standard_normal((4, smollm2.architecture.hidden)).astype(np.float32) * 2
     first = len(prompt_ids) - 1
     rows = np.arange(first, first + len(answer_ids))
     cached = smollm2.upper(
@@ -209,6 +209,6 @@ def test_smollm2_cached_and_full_evaluation_agree(smollm2: Bundle) -> None:
         none = np.zeros((1, len(one)), np.float32)
         full = smollm2.upper(shifted, None, none, rows, answer_ids)
         moved.append(full.log_probabilities[0])
-        np.testing.assert_allclose(cached.log_probabilities[index], moved[-1], atol=0.01, rtol=0)
-        assert (cached.argmax[index] == full.argmax[0]).all()
-    assert np.ptp(np.array(moved), axis=0).min() > 0.05
+        np.testing.assert_allclose(cached.log_probabilities[index], moved[-1], atol=0.03, rtol=0)
+    spread = np.ptp(np.array(moved), axis=0).min()
+    assert spread > 0.3, "the tolerance says nothing about perturbations this weak"
