@@ -93,10 +93,10 @@ class ControlServer:
         if command not in COMMANDS:
             return {"ok": False, "error": f"unknown command; choose one of: {', '.join(COMMANDS)}"}
         try:
-            if command in ("power_on", "power_off", "authorise"):
-                await getattr(self._phone, command)()
-            elif command != "status":
-                getattr(self._phone, command)()
+            if command != "status":
+                outcome = getattr(self._phone, command)()
+                if outcome is not None:
+                    await outcome
         except PhoneError as error:
             return {"ok": False, "error": str(error)}
         return {"ok": True, "status": self._phone.status()}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from mobifarm.simulator.adbd import cable
 from mobifarm.simulator.adbd.keys import KeyFormatError, PublicKey, parse_public_key
-from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants
+from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants, is_stopped
 from mobifarm.simulator.machine import Folders, Machine
 from mobifarm.simulator.profile import Profile
 from mobifarm.simulator.sensors.board import SensorBoard
@@ -28,6 +28,7 @@ AUTHORISATIONS: tuple[Authorisation, ...] = ("accept", "ask", "deny")
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 _ASK_TIMEOUT_S = 30.0
+_STOPPING_CHECK_S = 0.001
 _LOOPBACK = "127.0.0.1"
 _IDENTITY = ("ro.product.name", "ro.product.model", "ro.product.device")
 
@@ -133,10 +134,12 @@ class Phone:
         for number in list(self._links):
             self._cut(number)
 
-    def hang(self) -> None:
-        """Stop adbd: connections are taken and stay open, nothing answers."""
+    async def hang(self) -> None:
+        """Stop adbd: connections are taken and stay open, nothing answers. Returns when it stands still."""
         self._signal(signal.SIGSTOP)
         self.hung = True
+        while self.powered and not is_stopped(self.adbd_pid):  # noqa: ASYNC110 - the kernel offers no event
+            await asyncio.sleep(_STOPPING_CHECK_S)
 
     def resume(self) -> None:
         """Let a hung adbd go on."""

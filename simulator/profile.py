@@ -16,7 +16,7 @@ class UnknownProfileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """CPU cores of one kind. ``core_power_watts`` is one busy core's power at the highest clock."""
+    """CPU cores of one kind. ``core_power_watts`` is one busy core's power."""
 
     name: str
     cores: int

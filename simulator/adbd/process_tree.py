@@ -23,6 +23,16 @@ def parse_stat(text: str) -> ProcessTimes:
     return ProcessTimes(int(fields[1]), sum(int(field) for field in fields[11:15]) / _TICKS_PER_SECOND)
 
 
+def is_stopped(pid: int) -> bool:
+    """True where a signal stopped the process, or where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return text[text.rindex(")") + 1 :].split()[0] in "TXZ"
+
+
 def read_processes() -> dict[int, ProcessTimes]:
     """All processes that /proc shows."""
     processes: dict[int, ProcessTimes] = {}

@@ -1,9 +1,9 @@
 """The phone's physics, much simplified. Pure. Every figure that comes from here is modelled, never measured.
 
-Power: ``busy`` cores run at a clock that rises with the cluster's load (a quarter above it, as schedutil
-asks for) and take ``core_power × (clock / highest clock)³`` each: dynamic power is C·V²·f with V about
-proportional to f. Work goes to the fastest cores first. Memory follows the share of busy cores, the rest is
-constant.
+Power: a second of CPU time costs the core's full power, whatever the load (race to idle). So the energy of a
+piece of work does not depend on how busy the machine below the phone was with other things. Work goes to the
+fastest cores first. Memory follows the share of busy cores, the rest is constant. The clock that is shown
+rises with the load, a quarter above it as schedutil asks for.
 
 Heat: die and body are two masses, chained to the air by thermal resistances; one implicit Euler step, which
 is stable for every step length: temperatures stay between the air's and those of the steady state.
@@ -98,10 +98,7 @@ def step(profile: Profile, machine_cores: int, state: State, load: Load, duratio
     busy = _spread(shown, min(max(load.busy_cores, 0.0), float(len(shown)))) if load.powered else {}
     clocks = {cluster.name: _clock(cluster, busy.get(cluster.name, 0.0)) for cluster in profile.clusters}
     power = {
-        cluster.name: busy.get(cluster.name, 0.0)
-        * cluster.core_power_watts
-        * (clocks[cluster.name] / cluster.maximum_khz) ** 3
-        for cluster in profile.clusters
+        cluster.name: busy.get(cluster.name, 0.0) * cluster.core_power_watts for cluster in profile.clusters
     }
     power[MEMORY] = profile.memory_power_watts * sum(busy.values()) / len(shown)
     power[BASE] = profile.base_power_watts if load.powered else 0.0
