@@ -219,16 +219,22 @@ class Farm:
                 await self._take(reports)
 
     async def _take(self, reports: Sequence[Report]) -> None:
-        """Note what is fleeting, apply what is durable; what a phone says must never stop the farm."""
+        """Note what is fleeting, apply what is durable, in order and in one commit."""
+        durable: list[Event] = []
         for report in reports:
             match report:
                 case AttemptProgress() | TransferProgress() | Reading():
                     self.live.note(report)
                 case _ if self._concerns(report) and _is_storable(report):
-                    try:
-                        await self.apply(report)
-                    except Bug:
-                        logger.exception("a report that does not fit was dropped: %r", report)
+                    durable.append(report)
+        await asyncio.gather(*(self._apply_report(event) for event in durable))
+
+    async def _apply_report(self, event: Event) -> None:
+        """Apply one report on its own: what a phone says must never stop the farm or other reports."""
+        try:
+            await self.apply(event)
+        except Bug:
+            logger.exception("a report that does not fit was dropped: %r", event)
 
     def _concerns(self, event: Event) -> bool:
         """Reports on their way while an operator forgot the phone are of no interest any more."""
