@@ -29,6 +29,8 @@ _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 _ASK_TIMEOUT_S = 30.0
 _STOPPING_CHECK_S = 0.001
+# As many hosts as one message to adbd can name.
+_KEYS_MAX = 100
 _LOOPBACK = "127.0.0.1"
 _IDENTITY = ("ro.product.name", "ro.product.model", "ro.product.device")
 
@@ -154,7 +156,8 @@ class Phone:
         except TimeoutError as error:
             raise PhoneError(f"no unknown key waits on {self.settings.name}; connect a host first") from error
         for key in set(self._pending.values()):
-            self._accept(key)
+            self._keep(key)
+            self._tell_authorised(key)
         self._pending.clear()
         self._asked.clear()
 
@@ -380,20 +383,21 @@ class Phone:
         except KeyFormatError:
             return
         if self.settings.authorisation == "accept":
-            self._accept(key)
+            # Not kept: it would be accepted the next time as well.
+            self._tell_authorised(key)
         elif self.settings.authorisation == "ask":
             self._pending[message["link"]] = key
             self._asked.set()
 
-    def _accept(self, key: PublicKey) -> None:
-        line = f"{key.encoded} {key.name}"
-        if line not in self._read_keys():
-            with open(os.open(self.folders.keys, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
-                file.write(line + "\n")
-        self._tell({"type": "authorised", "key": line})
+    def _tell_authorised(self, key: PublicKey) -> None:
+        self._tell({"type": "authorised", "key": f"{key.encoded} {key.name}"})
+
+    def _keep(self, key: PublicKey) -> None:
+        with open(os.open(self.folders.keys, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+            file.write(f"{key.encoded} {key.name}\n")
 
     def _read_keys(self) -> list[str]:
         try:
-            return self.folders.keys.read_text(encoding="ascii").splitlines()
+            return self.folders.keys.read_text(encoding="ascii").splitlines()[-_KEYS_MAX:]
         except FileNotFoundError:
             return []
