@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,30 @@ FloatArray = NDArray[np.floating[Any]]
 
 
 def orthonormal_directions(
-    generator: np.random.Generator, count: int, dimension: int, first: FloatArray | None = None
+    generator: np.random.Generator, count: int, dimension: int, led_by: Sequence[FloatArray] = ()
 ) -> FloatArray:
-    """Random orthonormal rows, uniformly distributed; ``first`` (any length but 0) leads them where given.
+    """Orthonormal rows: first those that span ``led_by``, then uniformly distributed random ones.
 
     Args:
         generator: source of randomness.
         count: random rows wanted; fewer where the dimension is exhausted.
         dimension: d.
-        first: [d], a direction that shall be among the rows.
+        led_by: at most d vectors [d] of any length but 0; the first row points along the first of them, and
+            the first n rows span the first n.
 
     Returns:
-        [rows, d] float64 with rows = min(d, count + (first is not None)).
+        [rows, d] float64 with rows = min(d, count + len(led_by)).
     """
-    rows = min(dimension, count + (first is not None))
+    rows = min(dimension, count + len(led_by))
     columns = generator.standard_normal((dimension, rows))
-    if first is not None:
-        columns[:, 0] = first
+    for column, vector in enumerate(led_by[:rows]):
+        columns[:, column] = vector / np.linalg.norm(vector)
     basis, triangular = np.linalg.qr(columns)
-    # QR leaves the signs open; a positive diagonal makes the rows uniform and keeps ``first``'s direction.
+    # QR leaves the signs open; a positive diagonal makes the rows uniform and keeps the sense of ``led_by``.
     return np.asarray((basis * np.where(np.diag(triangular) < 0, -1.0, 1.0)).T)
 
 
-def forward_difference_slopes(losses: FloatArray, step: float, led: bool) -> FloatArray:
+def forward_difference_slopes(losses: FloatArray, step: float, led: int) -> FloatArray:
     """Slopes along orthonormal directions from one loss evaluation each.
 
     A random direction u sees L(δ+μu) = L(δ) + μ g·u + μ²/2 uᵀHu, and uᵀHu is almost the same for all random u
@@ -43,13 +45,13 @@ def forward_difference_slopes(losses: FloatArray, step: float, led: bool) -> Flo
     Args:
         losses: [rows] L(δ + step·u) for each row u.
         step: μ > 0.
-        led: whether the first row is a chosen direction; its curvature is not that of random rows, so it is
-            left out of the mean.
+        led: how many of the first rows are chosen directions; their curvature is not that of random rows, so
+            they are left out of the mean.
 
     Returns:
         [rows] slopes, loss per unit of length.
     """
-    random_losses = losses[1:] if led and len(losses) > 1 else losses
+    random_losses = losses[led:] if led < len(losses) else losses
     return np.asarray((losses - random_losses.mean()) / step)
 
 

@@ -1,13 +1,14 @@
 """The forward-only optimiser: finds δ from loss values alone. Pure: no model, no clock, no I/O.
 
-Each step (1) probes the loss along fresh random orthonormal directions and the last gradient estimate in one
-batched call, on a share of the contexts that changes from step to step, (2) projects the gradient onto the
-directions, (3) searches along its negative with a few step lengths in a second batched call, over all
+Each step (1) probes the loss along fresh random orthonormal directions and the last few gradient estimates in
+one batched call, on a share of the contexts that changes from step to step, (2) projects the gradient onto
+these directions, (3) searches along its negative with a few step lengths in a second batched call, over all
 contexts, which also tells whether the edit is done. Step lengths grow and shrink with the line search.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -116,7 +117,7 @@ class _Search:
         self._delta: FloatArray = np.zeros(dimension)
         self._objective = self._target_loss = float("nan")
         self._step_length = settings.initial_step * reference_norm
-        self._last_gradient: FloatArray | None = None
+        self._last_gradients: deque[FloatArray] = deque(maxlen=settings.memory)
         self._steps = 0
 
     def run(self) -> Solution:
@@ -128,8 +129,10 @@ class _Search:
             self._steps += 1
             gradient = self._estimate_gradient()
             self._announce()
-            self._line_search(gradient)
-            self._last_gradient = gradient if gradient.any() else None
+            # A flat loss gives no direction, and one that overflowed none to trust.
+            if np.isfinite(gradient).all() and gradient.any():
+                self._line_search(gradient)
+                self._last_gradients.appendleft(gradient)
         converged = self._done()
         if converged and self._delta.any():
             self._announce()
@@ -157,7 +160,7 @@ class _Search:
         """Projection of the objective's gradient onto the directions, [d]."""
         settings = self._settings
         directions = orthonormal_directions(
-            self._generator, settings.directions, len(self._delta), self._last_gradient
+            self._generator, settings.directions, len(self._delta), list(self._last_gradients)
         )
         rows, length = len(directions), settings.perturbation * self._unit
         probes = [self._delta + length * directions]
@@ -168,17 +171,15 @@ class _Search:
         if settings.differences == "central":
             slopes = central_difference_slopes(objectives[:rows], objectives[rows:], length)
         else:
-            slopes = forward_difference_slopes(objectives, length, led=self._last_gradient is not None)
+            slopes = forward_difference_slopes(objectives, length, led=len(self._last_gradients))
         return np.asarray(slopes @ directions)
 
     def _line_search(self, gradient: FloatArray) -> None:
         """Move to the best of a few points along −gradient; shorten the next steps where none is better."""
-        norm = float(np.linalg.norm(gradient))
-        if norm == 0.0:
-            return
+        downhill = -gradient / np.linalg.norm(gradient)
         lengths = self._step_length * np.array(STEP_FACTORS)
         candidates = clamp_norm(
-            self._delta - lengths[:, None] * gradient / norm, self._settings.norm_limit * self._unit
+            self._delta + lengths[:, None] * downhill, self._settings.norm_limit * self._unit
         )
         objectives, target_losses = self._evaluate(candidates)
         # The shortest step that reaches the goal disturbs the rest of the model least.

@@ -37,6 +37,8 @@ class ForwardSettings:
         probe_contexts: how many of the contexts, in turn, the probes of one step are taken on; the line
             search and the decision to stop see all of them.
         directions: fresh random orthonormal directions per step, at most d.
+        memory: how many of the last gradient estimates are probed as well; what pointed downhill a few steps
+            ago still does in part, and random directions alone would have to find it again.
         differences: ``forward`` takes one loss evaluation per direction, ``central`` two.
         perturbation: length of the difference step μ. It must drown the noise of 8-bit activations.
         initial_step: middle step length of the first line search.
@@ -52,6 +54,7 @@ class ForwardSettings:
     contexts: int = _integer(3, 1, 6)
     probe_contexts: int = _integer(1, 1, 6)
     directions: int = _integer(32, 2, 4096)
+    memory: int = _integer(4, 0, 64)
     differences: Literal["forward", "central"] = "forward"
     perturbation: float = _number(0.5, 1e-6, 10.0)
     initial_step: float = _number(0.5, 1e-3, 10.0)

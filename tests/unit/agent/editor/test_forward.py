@@ -175,3 +175,16 @@ def test_raising_from_on_step_stops_before_the_next_call() -> None:
     with pytest.raises(StopError):
         search(bowl, ForwardSettings(directions=4), on_step=stop)
     assert [len(batch) for batch in bowl.batches] == [1, 4]
+
+
+def test_a_loss_that_overflows_is_not_followed() -> None:
+    bowl = Bowl(centre(10, 2.0), floor=3.0, noise=lambda count: np.full(count, np.nan if count > 4 else 0.0))
+    solution = search(bowl, ForwardSettings(directions=6, step_limit=3))
+    assert not solution.delta.any()
+    assert not solution.converged
+
+
+def test_the_last_gradients_are_probed_again() -> None:
+    bowl = Bowl(centre(40, 2.0), floor=5.0)
+    search(bowl, ForwardSettings(directions=8, memory=2, step_limit=4))
+    assert [len(batch) for batch in bowl.batches[1::2]] == [8, 9, 10, 10]
