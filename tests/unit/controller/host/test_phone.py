@@ -234,11 +234,24 @@ async def test_refused_request_is_the_workloads_fault(benches: Callable[..., Ben
 async def test_broken_call_on_a_sound_link_is_the_farms_fault(
     benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobifarm.controller.host.phone.LINK_LOSS_NOTICE_S", 0.01)
+    monkeypatch.setattr("mobifarm.controller.host.attempts.LINK_LOSS_NOTICE_S", 0.01)
     bench = benches(ScriptedPhone(ScriptedStub([rpc_error(grpc.StatusCode.INTERNAL, "oops")])))
     await bench.wait_for(DeviceReady)
     bench.session.dispatch("a1", 7, PAYLOAD)
     assert "oops" in (await bench.wait_for(AttemptFailed)).reason
+
+
+async def test_dead_agent_ends_the_session_before_its_attempt_is_free_again(
+    benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobifarm.controller.host.attempts.LINK_LOSS_NOTICE_S", 0.01)
+    bench = benches(ScriptedPhone(ScriptedStub([PROGRESS, rpc_error(grpc.StatusCode.UNAVAILABLE, "gone")])))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    failed = await bench.wait_for(AttemptFailed)
+    assert "gone" in failed.reason
+    lost = await bench.wait_for(DeviceLost)
+    assert bench.reports.index(lost) < bench.reports.index(failed)
 
 
 async def test_lost_link_ends_no_attempt(benches: Callable[..., Bench]) -> None:

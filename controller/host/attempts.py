@@ -1,0 +1,282 @@
+"""The attempts of one session with a phone: run or resume them, and report how they end.
+
+A session is one unbroken link. When it breaks, everything here ends without a word: the attempts go on on the
+phone and are met again in the next session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc.aio
+
+from mobifarm.controller.core.events import AttemptFailed, AttemptFinished, AttemptStarted
+from mobifarm.controller.errors import DeviceError, FarmError, WorkloadError
+from mobifarm.controller.host.reports import AttemptProgress, Reading, Report
+from mobifarm.v1 import agent_pb2, agent_pb2_grpc
+from mobifarm.workloads.messages import payload_to_run_request, result_to_mapping
+
+logger = logging.getLogger(__name__)
+
+CALL_DEADLINE_S = 10.0
+CHECK_BUNDLE_DEADLINE_S = 120.0  # the phone hashes every file
+LINK_LOSS_NOTICE_S = 2.0
+BUSY_RETRY_S = 0.5
+BUSY_PATIENCE_S = 60.0
+
+
+class ReachablePhone(Protocol):
+    """What running attempts needs of a connected phone."""
+
+    @property
+    def stub(self) -> agent_pb2_grpc.AgentServiceAsyncStub: ...
+
+    @property
+    def description(self) -> agent_pb2.DescribeResponse: ...
+
+    async def push_bundle(
+        self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]
+    ) -> None: ...
+
+    async def wait_lost(self) -> str:
+        """Return the reason once the link is gone."""
+        ...
+
+
+class Attempts:
+    """Follows the attempts on one phone until :meth:`close`.
+
+    ``unreachable`` is told when the agent is gone although the link is up; the session then ends.
+    """
+
+    def __init__(
+        self,
+        device_id: str,
+        phone: ReachablePhone,
+        *,
+        bundle_folder: Callable[[str, str], Path],
+        transfer: Callable[[str, int, int], None],
+        unreachable: Callable[[str], None],
+        emit: Callable[[Report], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._device_id = device_id
+        self._phone = phone
+        self._bundle_folder = bundle_folder
+        self._transfer = transfer
+        self._unreachable = unreachable
+        self._emit = emit
+        self._clock = clock
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._preparing: set[str] = set()  # attempts of which the phone knows nothing yet
+        self._bundles: set[str] = set()
+        self._bundle_lock = asyncio.Lock()
+        self._closing = False
+        self._calls: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self._caller = asyncio.create_task(self._make_calls(), name=f"calls to {device_id}")
+
+    def dispatch(self, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]) -> None:
+        """Start an attempt or attach to it; one that is followed already goes on as it is."""
+        task = self._tasks.get(attempt_id)
+        if task is None or task.done():
+            self._tasks[attempt_id] = asyncio.create_task(
+                self._follow(attempt_id, fencing_token, payload), name=f"attempt {attempt_id}"
+            )
+
+    def cancel(self, attempt_id: str) -> None:
+        """Stop an attempt: one that has not reached the phone yet ends here, else the phone reports it."""
+        if attempt_id in self._preparing:
+            self._tasks[attempt_id].cancel()
+        self._calls.put_nowait(("Cancel", attempt_id))
+
+    def acknowledge(self, attempt_id: str) -> None:
+        """Let the phone drop a result."""
+        self._calls.put_nowait(("Acknowledge", attempt_id))
+
+    async def close(self) -> None:
+        """Follow no longer; nothing is reported of it."""
+        self._closing = True
+        tasks = [self._caller, *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _make_calls(self) -> None:
+        """Make the short calls in order; one that fails is derived again when the phone reconnects."""
+        stub = self._phone.stub
+        while True:
+            method, attempt_id = await self._calls.get()
+            try:
+                if method == "Cancel":
+                    await stub.Cancel(agent_pb2.CancelRequest(attempt_id=attempt_id), timeout=CALL_DEADLINE_S)
+                else:
+                    await stub.Acknowledge(
+                        agent_pb2.AcknowledgeRequest(attempt_id=attempt_id), timeout=CALL_DEADLINE_S
+                    )
+            except grpc.aio.AioRpcError as error:
+                logger.info("%s of %s on %s: %s", method, attempt_id, self._device_id, error.details())
+
+    async def _follow(self, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]) -> None:
+        """Run or resume one attempt and report how it ended; a link that went away is reported elsewhere."""
+        try:
+            self._preparing.add(attempt_id)
+            try:
+                await self._ensure_bundle(str(payload["model"]), str(payload["bundle_hash"]))
+            except asyncio.CancelledError:
+                if not self._closing:
+                    self._failed(attempt_id, fencing_token, "cancelled before it reached the phone")
+                raise
+            finally:
+                self._preparing.discard(attempt_id)
+            request = payload_to_run_request(payload, attempt_id, fencing_token)
+            await self._run(request)
+        except grpc.aio.AioRpcError as error:
+            await self._report_failure(attempt_id, fencing_token, error)
+        except WorkloadError as error:
+            self._refused(attempt_id, fencing_token, str(error))
+        except FarmError as error:
+            if not await self._link_lost():
+                self._failed(attempt_id, fencing_token, str(error))
+        except Exception as error:
+            logger.exception("attempt %s on %s", attempt_id, self._device_id)
+            self._failed(attempt_id, fencing_token, f"unexpected {type(error).__name__}: {error}")
+
+    async def _run(self, request: agent_pb2.RunRequest) -> None:
+        patience_until = self._clock() + BUSY_PATIENCE_S
+        while True:
+            try:
+                await self._stream(request)
+                return
+            except grpc.aio.AioRpcError as error:
+                # A discarded attempt may take a moment to stop; it was cancelled before this one was leased.
+                if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED or self._clock() > patience_until:
+                    raise
+                await asyncio.sleep(BUSY_RETRY_S)
+
+    async def _stream(self, request: agent_pb2.RunRequest) -> None:
+        started = False
+        async for response in self._phone.stub.Run(request):
+            if not started:
+                started = True
+                self._emit(AttemptStarted(at=self._clock(), attempt_id=request.attempt_id))
+            match response.WhichOneof("payload"):
+                case "progress":
+                    self._emit(self._progress(request.attempt_id, response.progress))
+                case "telemetry":
+                    if response.telemetry.samples:
+                        newest = response.telemetry.samples[-1]
+                        self._emit(Reading(self._clock(), self._device_id, dict(newest.values)))
+                case "result":
+                    self._finished(request, response.result)
+                    return
+        raise DeviceError(
+            f"{self._device_id}: the agent ended the stream of {request.attempt_id} without a result"
+        )
+
+    def _progress(self, attempt_id: str, progress: agent_pb2.EditProgress) -> AttemptProgress:
+        return AttemptProgress(
+            at=self._clock(),
+            device_id=self._device_id,
+            attempt_id=attempt_id,
+            phase=agent_pb2.EditPhase.Name(progress.phase).removeprefix("EDIT_PHASE_").lower(),
+            step=progress.step,
+            step_limit=progress.step_limit,
+            loss=_known(progress.loss),
+            target_probability=_known(progress.target_probability),
+            loss_evaluations=progress.loss_evaluations,
+        )
+
+    def _finished(self, request: agent_pb2.RunRequest, result: agent_pb2.EditResult) -> None:
+        if result.status == agent_pb2.EDIT_STATUS_CANCELLED:
+            self._failed(request.attempt_id, request.fencing_token, "the attempt was cancelled on the phone")
+            self.acknowledge(request.attempt_id)
+            return
+        self._emit(
+            AttemptFinished(
+                at=self._clock(),
+                attempt_id=request.attempt_id,
+                fencing_token=request.fencing_token,
+                device_id=self._device_id,
+                failed=result.status == agent_pb2.EDIT_STATUS_FAILED,
+                result=self._stored(result_to_mapping(result)),
+            )
+        )
+
+    def _stored(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        sensors = [
+            {
+                "name": sensor.name,
+                "source": sensor.source,
+                "readable": sensor.readable,
+                "unit": sensor.unit,
+                "sign": sensor.sign,
+                "reason": sensor.reason,
+            }
+            for sensor in self._phone.description.sensors
+        ]
+        version = self._phone.description.agent_version
+        return {"result": dict(result), "agent_version": version, "sensors": sensors}
+
+    def _failed(self, attempt_id: str, fencing_token: int, reason: str) -> None:
+        self._emit(
+            AttemptFailed(
+                at=self._clock(),
+                attempt_id=attempt_id,
+                fencing_token=fencing_token,
+                device_id=self._device_id,
+                reason=reason,
+            )
+        )
+
+    def _refused(self, attempt_id: str, fencing_token: int, message: str) -> None:
+        """The request is refused for what it says: a result, trying it elsewhere would end the same way."""
+        self._emit(
+            AttemptFinished(
+                at=self._clock(),
+                attempt_id=attempt_id,
+                fencing_token=fencing_token,
+                device_id=self._device_id,
+                failed=True,
+                result=self._stored({"status": "refused", "message": message}),
+            )
+        )
+
+    async def _report_failure(self, attempt_id: str, fencing_token: int, error: grpc.aio.AioRpcError) -> None:
+        message = error.details() or error.code().name
+        if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+            self._refused(attempt_id, fencing_token, message)
+        elif not await self._link_lost():
+            if error.code() == grpc.StatusCode.UNAVAILABLE:
+                # The session ends first: the trial that is free again must not come back to a dead agent.
+                self._unreachable(f"the agent does not answer: {message}")
+            self._failed(attempt_id, fencing_token, f"{error.code().name}: {message}")
+
+    async def _link_lost(self) -> bool:
+        """Whether the link is gone. A broken call is often noticed a moment before the broken link."""
+        try:
+            await asyncio.wait_for(self._phone.wait_lost(), LINK_LOSS_NOTICE_S)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _ensure_bundle(self, model: str, bundle_hash: str) -> None:
+        async with self._bundle_lock:
+            if bundle_hash in self._bundles:
+                return
+            folder = self._bundle_folder(model, bundle_hash)
+            await self._phone.push_bundle(
+                folder, bundle_hash, lambda done, total: self._transfer(f"model {model}", done, total)
+            )
+            await self._phone.stub.CheckBundle(
+                agent_pb2.CheckBundleRequest(bundle_hash=bundle_hash), timeout=CHECK_BUNDLE_DEADLINE_S
+            )
+            self._bundles.add(bundle_hash)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
