@@ -12,6 +12,7 @@ from typing import Any
 
 from mobifarm.controller.core.views import AttemptView
 from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.transport.direct import connect_direct
 
 # Never done by itself: the edit runs for as long as the test needs it to.
 SLOW = {"stop_probability": 0.9999, "step_limit": 400}
@@ -120,6 +121,26 @@ def test_killed_host_actor_comes_back_and_resumes(farm: Any, spec: Spec) -> None
     farm.wait_done(job_id)
     with farm.reader() as reader:
         assert len(list(reader.results(job_id))) == 2
+
+
+def test_killed_agent_is_started_again_and_its_edit_is_done(farm: Any, spec: Spec) -> None:
+    farm.up()
+    job_id = farm.submit(spec(2, SLOW))
+    attempt = farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
+    link = connect_direct(attempt.device_id, key_path=farm.home / "adbkey")
+    try:
+        home = "${ANDROID_DATA:-/data}/local/tmp/mobifarm"
+        assert link.shell(f"kill -9 $(cat {home}/agent/lock)").exit_code == 0
+    finally:
+        link.close()
+    farm.wait_done(job_id)
+    with farm.reader() as reader:
+        assert len(list(reader.results(job_id))) == 2
+        states = {view.attempt_id: view.state for view in reader.attempts(job_id)}
+    assert states[attempt.attempt_id] == "broken"
+    farm.wait(
+        lambda reader: all(device.state == "ready" for device in reader.devices()), "both phones being ready"
+    )
 
 
 def host_actor(scratch: list[str]) -> int:
