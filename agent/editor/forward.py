@@ -73,7 +73,8 @@ class Solution:
 def clamp_norm(deltas: FloatArray, limit: float) -> FloatArray:
     """Shorten every row of [B, d] that is longer than ``limit`` to it; the others stay as they are."""
     norms = np.linalg.norm(deltas, axis=-1, keepdims=True)
-    return np.asarray(deltas * np.minimum(1.0, limit / np.maximum(norms, np.finfo(np.float64).tiny)))
+    shares = np.divide(limit, norms, out=np.ones_like(norms), where=norms > limit)
+    return np.asarray(deltas * shares)
 
 
 def minimise(

@@ -26,8 +26,13 @@ class FarmKey:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise UserError(f"the ADB key {path} can be read by other users; run: chmod 600 {path}")
         try:
-            if not path.with_name(path.name + ".pub").exists():
-                write_public_keyfile(str(path), f"{path}.pub")
+            public = path.with_name(path.name + ".pub")
+            if not public.exists():
+                # Whole or not at all: another thread may be reading it while it is written.
+                with tempfile.TemporaryDirectory(dir=path.parent, prefix=".adbkey-") as scratch:
+                    fresh = Path(scratch) / "key.pub"
+                    write_public_keyfile(str(path), str(fresh))
+                    fresh.replace(public)
             self._signer = CryptographySigner(str(path))
         except (ValueError, TypeError) as error:
             raise UserError(
