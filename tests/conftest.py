@@ -1,12 +1,18 @@
-"""Fixtures for all tests: model bundles."""
+"""For all tests: model bundles, and how hypothesis searches."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Machines are shared, so no example has a deadline; in CI the same examples are tried every time.
+settings.register_profile("mobifarm", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("mobifarm")
 
 BUILD_DEADLINE_S = 500
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from mobifarm.agent.editor.types import (
     AnswerScore,
@@ -23,10 +22,6 @@ from mobifarm.agent.editor.types import (
 from mobifarm.agent.errors import BundleNotFound, Cancelled, InputError
 from mobifarm.agent.runner import BundleSummary, EditJob, FinishedEdit
 from mobifarm.v1.agent_pb2 import EditRecord, RunRequest
-
-# A busy machine is slow, not wrong.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 
 class ScriptedRunner:
