@@ -62,15 +62,17 @@ class _Suffix:
     targets: Sequence[int]
 
 
-def tokenize_contexts(texts: Texts, record: EditRecord, count: int) -> list[TokenizedContext]:
-    """The first ``count`` rewriting prompts of an edit.
+def tokenize_contexts(
+    texts: Texts, record: EditRecord, count: int, prefixes: Sequence[str] = PREFIXES
+) -> list[TokenizedContext]:
+    """The rewriting prompts of an edit: the prompt after the first ``count`` prefixes.
 
     Raises:
         InputError: the target has no tokens, the subject is not found, or a prompt is too long.
     """
     limit = texts.architecture.max_positions
     contexts = []
-    for prefix in PREFIXES[:count]:
+    for prefix in prefixes[:count]:
         prompt = prefix + record.prompt
         prompt_ids, answer_ids = texts.tokenize_prompt_and_answer(prompt, record.target_new)
         context = TokenizedContext(prompt_ids, answer_ids, texts.subject_last_index(prompt, record.subject))
