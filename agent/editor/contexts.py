@@ -18,7 +18,6 @@ from mobifarm.agent.editor.directions import FloatArray
 from mobifarm.agent.editor.forward import Losses
 from mobifarm.agent.editor.tokens import Texts, pad
 from mobifarm.agent.editor.types import EditCost, EditRecord
-from mobifarm.agent.editor.write_back import edit_key
 from mobifarm.agent.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class ContextLoss:
         count = np.arange(len(prompts))
         lasts = np.array([last for _, last in prompts])
         keys = low.key[count, lasts].astype(np.float64)
-        self.edit_key = edit_key(keys.mean(axis=0))
+        self.edit_key = bundle.prepared.edit_key(keys.mean(axis=0))
         self.value_norm = float(np.linalg.norm(low.value[count, lasts].astype(np.float64).mean(axis=0)))
         self._suffixes = []
         for index, context in enumerate(contexts):
