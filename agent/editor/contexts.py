@@ -21,7 +21,7 @@ from mobifarm.agent.editor.types import EditCost, EditRecord
 from mobifarm.agent.errors import InputError
 
 if TYPE_CHECKING:
-    from mobifarm.agent.editor.bundle import Bundle, Cache, Floats
+    from mobifarm.agent.editor.bundle import Bundle, Cache, EditPair, Floats
 
 # The empty prefix first: the prompt itself is always among the contexts. The others differ in length and
 # kind, so that the key holds in other surroundings too; all end so that any prompt may follow.
@@ -90,6 +90,7 @@ class ContextLoss:
     Args:
         bundle: the model.
         contexts: see :func:`tokenize_contexts`.
+        held: edits that the model has already.
         essence: tokens of "{subject} is a" and the index of the subject's last token, where the KL divergence
             of the next token is to be held down; None leaves it out.
         kl_weight: weight of that KL divergence.
@@ -110,6 +111,7 @@ class ContextLoss:
         kl_weight: float,
         probe_contexts: int,
         cost: EditCost,
+        held: EditPair | None = None,
     ) -> None:
         self._bundle = bundle
         self._cost = cost
@@ -118,7 +120,7 @@ class ContextLoss:
         self._context_evaluations = 0
         prompts = [(context.input_ids, context.subject_last) for context in contexts]
         tokens = pad([ids for ids, _ in (prompts if essence is None else [*prompts, essence])])
-        low = bundle.lower(tokens)
+        low = bundle.lower(tokens, held)
         cost.token_layers += tokens.size * (bundle.edit_layer + 1)
         count = np.arange(len(prompts))
         lasts = np.array([last for _, last in prompts])

@@ -24,7 +24,7 @@ from mobifarm.agent.editor.types import EditCost, EditRecord
 from mobifarm.agent.errors import InputError
 
 if TYPE_CHECKING:
-    from mobifarm.agent.editor.bundle import Bundle
+    from mobifarm.agent.editor.bundle import Bundle, EditPair
     from mobifarm.agent.editor.directions import FloatArray
 
 
@@ -55,15 +55,17 @@ class Method(Protocol):
         generator: np.random.Generator,
         cost: EditCost,
         on_step: Callable[[Step], None],
+        held: EditPair | None = None,
     ) -> FoundEdit:
         """Search the edit.
 
         Args:
-            bundle: the unedited model.
+            bundle: the model.
             record: what to edit.
             generator: source of all randomness.
             cost: steps, loss evaluations and token_layers are counted here as they happen.
             on_step: called before every batched call; raise from it to stop.
+            held: edits that the model has already, None for none.
         """
 
 
@@ -90,12 +92,14 @@ class ForwardMethod:
         generator: np.random.Generator,
         cost: EditCost,
         on_step: Callable[[Step], None],
+        held: EditPair | None = None,
     ) -> FoundEdit:
         """See Method."""
         settings = self.settings
         oracle = ContextLoss(
             bundle,
             tokenize_contexts(bundle, record, settings.contexts),
+            held=held,
             essence=_tokenize_essence(bundle, record) if settings.kl_weight > 0 else None,
             kl_weight=settings.kl_weight,
             probe_contexts=settings.probe_contexts,
@@ -138,10 +142,11 @@ class MobiEditMethod:
         generator: np.random.Generator,
         cost: EditCost,
         on_step: Callable[[Step], None],
+        held: EditPair | None = None,
     ) -> FoundEdit:
         """See Method."""
         contexts, essence = self._contexts(bundle, record), _tokenize_essence(bundle, record)
-        oracle = SequenceLoss(bundle, contexts, essence, self.settings, cost)
+        oracle = SequenceLoss(bundle, contexts, essence, self.settings, cost, held)
         solution = minimise_as_mobiedit(
             oracle,
             dimension=bundle.architecture.hidden,

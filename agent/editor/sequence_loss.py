@@ -20,7 +20,7 @@ from mobifarm.agent.editor.types import EditCost
 from mobifarm.agent.editor.write_back import edit_key
 
 if TYPE_CHECKING:
-    from mobifarm.agent.editor.bundle import Bundle, Cache, Floats, UpperOutput
+    from mobifarm.agent.editor.bundle import Bundle, Cache, EditPair, Floats, UpperOutput
 
 # Three tokens of SmolLM2 and a full stop each. ROME lets the model write them; with fixed ones runs compare.
 MOBIEDIT_PREFIXES = (
@@ -59,6 +59,7 @@ class SequenceLoss:
         essence: tokens of "{subject} is a" and the index of the subject's last token.
         settings: weight of the KL divergence, and which cache.
         cost: loss_evaluations and token_layers are counted here.
+        held: edits that the model has already.
 
     Attributes:
         edit_key: [f] left vector of the write-back, with C = I as published.
@@ -72,11 +73,12 @@ class SequenceLoss:
         essence: tuple[Sequence[int], int],
         settings: MobiEditSettings,
         cost: EditCost,
+        held: EditPair | None = None,
     ) -> None:
-        self._bundle, self._settings, self._cost = bundle, settings, cost
+        self._bundle, self._settings, self._cost, self._held = bundle, settings, cost, held
         essence_ids, essence_last = essence
         tokens = pad([*(context.input_ids for context in contexts), essence_ids])
-        low = bundle.lower(tokens)
+        low = bundle.lower(tokens, held)
         cost.token_layers += tokens.size * (bundle.edit_layer + 1)
         count = np.arange(len(contexts))
         lasts = np.array([context.subject_last for context in contexts])
@@ -156,7 +158,7 @@ class SequenceLoss:
             residual = sequence.residual
         else:
             # Published: every evaluation is the whole model on the whole sequence.
-            residual = bundle.lower(np.repeat([sequence.input_ids], batch, axis=0)).residual
+            residual = bundle.lower(np.repeat([sequence.input_ids], batch, axis=0), self._held).residual
             layers += bundle.edit_layer + 1
         residual = _with_delta(residual, sequence.subject_last, deltas)[:, held:]
         self._cost.token_layers += batch * residual.shape[1] * layers
