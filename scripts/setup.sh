@@ -8,7 +8,8 @@ PYTHON=${PYTHON:-python3}
 VENV=.venv
 STAMP=.setup-stamp
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+if [ -t 2 ]; then bold=$'\033[1m' plain=$'\033[0m'; else bold="" plain=""; fi
+say() { printf '%s==>%s %s\n' "$bold" "$plain" "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
 # --- system packages ------------------------------------------------------------------------------------------

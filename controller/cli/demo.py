@@ -25,10 +25,11 @@ import typer
 from mobifarm.controller.cli.jobs import follow, submit
 from mobifarm.controller.cli.results import Attempts, ResultFormat, print_results
 from mobifarm.controller.client import FarmClient
-from mobifarm.controller.errors import FarmError, HostError
+from mobifarm.controller.errors import FarmError, HostError, UserError
 from mobifarm.controller.paths import FarmPaths, farm_paths
 from mobifarm.controller.store.read import StoreReader
 
+MARKER = ".mobifarm-demo"  # only a folder with this file is ever emptied
 MODEL = "smollm2-135m-instruct"
 PROFILES = ("pixel-8", "galaxy-s24", "oneplus-12")
 LOST_GRACE_S = 4.0
@@ -53,8 +54,7 @@ def demo(
 
     started = time.monotonic()
     folder = home or farm_paths().home / "demo"
-    shutil.rmtree(folder, ignore_errors=True)
-    paths = farm_paths(folder)
+    paths = _empty_farm(folder)
     spec = Path(str(files("mobifarm.workloads"))) / "examples" / "personal-facts.yaml"
 
     _say("1/4  model bundle")
@@ -83,6 +83,21 @@ def demo(
     _say(f"stopped everything after {time.monotonic() - started:.0f} s. More of it:")
     _say(f"     export MOBIFARM_HOME={folder}")
     _say(f"     mobifarm results {job_id} --attempts all    # which attempt ran where; also --json, --csv")
+
+
+def _empty_farm(folder: Path) -> FarmPaths:
+    """The folder of this demo's farm, without what an earlier demo left in it.
+
+    Raises:
+        UserError: the folder holds something else than an earlier demo.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARKER).exists():
+            raise UserError(f"{folder} holds something else than an earlier demo: choose another with --home")
+        shutil.rmtree(folder)
+    paths = farm_paths(folder)
+    (folder / MARKER).touch()
+    return paths
 
 
 def _say(text: str) -> None:
