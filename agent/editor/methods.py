@@ -17,6 +17,7 @@ from mobifarm.agent.editor.contexts import (
 )
 from mobifarm.agent.editor.forward import Step, minimise
 from mobifarm.agent.editor.mobiedit import minimise as minimise_as_mobiedit
+from mobifarm.agent.editor.prepared import UNPREPARED
 from mobifarm.agent.editor.sequence_loss import MOBIEDIT_PREFIXES, SequenceLoss
 from mobifarm.agent.editor.settings import ForwardSettings, MobiEditSettings, parse_settings
 from mobifarm.agent.editor.tokens import Texts
@@ -99,6 +100,7 @@ class ForwardMethod:
         oracle = ContextLoss(
             bundle,
             tokenize_contexts(bundle, record, settings.contexts),
+            prepared=bundle.prepared if settings.prepared == "auto" else UNPREPARED,
             held=held,
             essence=_tokenize_essence(bundle, record) if settings.kl_weight > 0 else None,
             kl_weight=settings.kl_weight,
@@ -112,6 +114,7 @@ class ForwardMethod:
             settings=settings,
             generator=generator,
             on_step=_counting(cost, on_step),
+            guide=oracle.guide,
         )
         return FoundEdit(oracle.edit_key, solution.delta, solution.converged)
 

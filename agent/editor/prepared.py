@@ -127,6 +127,9 @@ class Prepared:
         return edit_key(mean_key, self.inverse_second_moment)
 
 
+UNPREPARED = Prepared()
+
+
 def load_prepared(path: Path, manifest: Manifest) -> Prepared:
     """The extras of the bundle in the folder ``path``, mapped into memory.
 

@@ -39,6 +39,11 @@ class ForwardSettings:
         directions: fresh random orthonormal directions per step, at most d.
         memory: how many of the last gradient estimates are probed as well; what pointed downhill a few steps
             ago still does in part, and random directions alone would have to find it again.
+        prepared: ``auto`` uses what the bundle has of learned second moments, gradient surrogate and
+            directions; ``off`` uses nothing of it.
+        guided_directions: fresh random directions per step in place of ``directions`` where the bundle has a
+            gradient surrogate,
+        learned_directions: and how many of its learned directions, in turn.
         differences: ``forward`` takes one loss evaluation per direction, ``central`` two.
         perturbation: length of the difference step μ. It must drown the noise of 8-bit activations.
         initial_step: middle step length of the first line search.
@@ -55,6 +60,9 @@ class ForwardSettings:
     probe_contexts: int = _integer(1, 1, 6)
     directions: int = _integer(32, 2, 4096)
     memory: int = _integer(4, 0, 64)
+    prepared: Literal["auto", "off"] = "auto"
+    guided_directions: int = _integer(6, 2, 4096)
+    learned_directions: int = _integer(8, 0, 64)
     differences: Literal["forward", "central"] = "forward"
     perturbation: float = _number(0.5, 1e-6, 10.0)
     initial_step: float = _number(0.5, 1e-3, 10.0)
