@@ -94,13 +94,14 @@ def cost_ratio(
 ) -> Estimate | None:
     """How many times the cost per success of ``reference`` is that of ``edits``, records drawn in pairs.
 
-    Raises:
-        ValueError: the two have not the same records in the same order.
+    Records that only one of the two has are left out; None where nothing can be compared.
     """
-    if [edit.record_id for edit in edits] != [edit.record_id for edit in reference]:
-        raise ValueError("only methods measured on the same records can be compared")
-    costs = np.array([[edit.cost[name] for edit in side] for side in (edits, reference)])
-    successes = np.array([[succeeded(edit) for edit in side] for side in (edits, reference)], dtype=float)
+    others = {edit.record_id: edit for edit in reference}
+    pairs = [(edit, others[edit.record_id]) for edit in edits if edit.record_id in others]
+    if not pairs:
+        return None
+    costs = np.array([[edit.cost[name] for edit in pair] for pair in pairs]).T
+    successes = np.array([[succeeded(edit) for edit in pair] for pair in pairs], dtype=float).T
     if not successes.any(axis=1).all() or not costs[0].sum():
         return None
 
@@ -110,7 +111,7 @@ def cost_ratio(
             return math.inf if not numbers[1] else 0.0
         return float((sums[1] / numbers[1]) / (sums[0] / numbers[0]))
 
-    return _bootstrap(len(edits), ratio, generator)
+    return _bootstrap(len(pairs), ratio, generator)
 
 
 def succeeded(edit: MeasuredEdit) -> bool:

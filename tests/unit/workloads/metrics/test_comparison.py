@@ -56,8 +56,10 @@ def test_a_ratio_compares_cost_per_success_on_the_same_records() -> None:
     assert found is not None
     assert found.value == pytest.approx((600 / 3) / (60 / 2))
     assert found.interval.low <= found.value <= found.interval.high
-    with pytest.raises(ValueError, match="same records"):
-        cost_ratio(quick[:2], slow, "loss_evaluations", generator())
+    in_part = cost_ratio(quick[:2], slow, "loss_evaluations", generator())
+    assert in_part is not None
+    assert (in_part.value, in_part.count) == (pytest.approx(10), 2)
+    assert cost_ratio(quick, [edit("z", 1, 5)], "loss_evaluations", generator()) is None
 
 
 def test_what_costs_nothing_has_no_ratio() -> None:
