@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, setup
 from setuptools.command.build import build
@@ -15,7 +17,7 @@ class BuildProtos(Command):
     """Run protoc on protos/mobifarm/v1 and write the stubs beside the .proto files."""
 
     description = "generate the gRPC and protobuf stubs"
-    user_options: list[tuple[str, str | None, str]] = []
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
     editable_mode = False
 
     def initialize_options(self) -> None:
@@ -25,8 +27,9 @@ class BuildProtos(Command):
         pass
 
     def run(self) -> None:
-        from grpc_tools import protoc
         from importlib.resources import files
+
+        from grpc_tools import protoc
 
         well_known = str(files("grpc_tools") / "_proto")
         sources = [str(p.relative_to(PROTO_ROOT)) for p in sorted(PROTO_ROOT.rglob("*.proto"))]
@@ -56,7 +59,10 @@ class BuildProtos(Command):
 class Build(build):
     """The standard build, with the stubs generated first."""
 
-    sub_commands = [("build_protos", None), *build.sub_commands]
+    sub_commands: ClassVar[list[tuple[str, Callable[[build], bool] | None]]] = [
+        ("build_protos", None),
+        *build.sub_commands,
+    ]
 
 
 setup(cmdclass={"build_protos": BuildProtos, "build": Build})

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import IO, Annotated
 
 import typer
+from rich.text import Text
 
 from mobifarm.controller.cli.jobs import follow, submit
+from mobifarm.controller.cli.output import progress_console
 from mobifarm.controller.cli.results import Attempts, ResultFormat, print_results
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.errors import FarmError, HostError, UserError
@@ -101,7 +103,7 @@ def _empty_farm(folder: Path) -> FarmPaths:
 
 
 def _say(text: str) -> None:
-    typer.secho(text, err=True, bold=not text.startswith(" "))
+    progress_console.print(Text(text, style="" if text.startswith(" ") else "bold"))
 
 
 def _command(*arguments: str) -> list[str]:
@@ -186,7 +188,8 @@ def _pull_a_cable(
                         _unplug_until_retried(reader, virtual, name, job_id, progress["attempt_id"], ended)
                         return
     except FarmError as error:
-        _say(f"     could not pull a cable: {error}")
+        if not ended.is_set():
+            _say(f"     could not pull a cable: {error}")
 
 
 def _unplug_until_retried(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import getpass
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mobifarm.controller.cli.farm import Home
-from mobifarm.controller.cli.output import ago, console, print_json, table
+from mobifarm.controller.cli.output import ago, console, print_json, progress_console, table
 from mobifarm.controller.cli.results import Attempts, ResultFormat, print_results
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.core.views import JobView
@@ -74,7 +72,6 @@ def follow(paths: FarmPaths, job_id: str) -> JobView:
     Raises:
         HostError, UserError: the farm went away; the job goes on when it is started again.
     """
-    terminal = Console(stderr=True)
     with (
         StoreReader(paths.database) as reader,
         Progress(
@@ -83,8 +80,8 @@ def follow(paths: FarmPaths, job_id: str) -> JobView:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[activity]}"),
-            console=terminal,
-            disable=not sys.stderr.isatty(),
+            console=progress_console,
+            disable=not progress_console.is_terminal,
         ) as bar,
     ):
         task = bar.add_task("edits", total=None, activity="")

@@ -18,6 +18,10 @@ from rich.text import Text
 PIPE_COLUMNS = 140
 
 
+# The one console on stderr: what is said while a progress bar is shown must pass through the bar's own.
+progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print dataclasses, mappings and sequences as indented JSON."""
     typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
