@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; both set up what is missing.
 BIN := .venv/bin
-.PHONY: help setup demo test check lint types imports clean
+.PHONY: help setup demo test check bench lint types imports clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -17,6 +17,10 @@ test: setup ## the whole test suite
 check: setup lint types imports ## the fast path before a commit: lint, types, walls, unit tests
 	$(BIN)/python -m pytest tests/unit -q
 
+bench: setup ## the editing methods against the baselines, some minutes; ARGUMENTS="--records 200" for a full run
+	@$(BIN)/python -m mobifarm.workloads.models.cli build smollm2-135m-instruct
+	@$(BIN)/python tests/bench/editors.py --output bench.json $(ARGUMENTS)
+
 lint: setup ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,4 +32,4 @@ imports: setup ## the walls between the rooms
 	$(BIN)/lint-imports
 
 clean: ## remove what the set-up made in this folder
-	rm -rf .venv .setup-stamp .pytest_cache .mypy_cache .ruff_cache build dist test-artefacts
+	rm -rf .venv .setup-stamp .pytest_cache .mypy_cache .ruff_cache build dist test-artefacts bench.json

@@ -1,4 +1,4 @@
-"""Edit records from decoded JSON: MobiFarm's own form and the two common forms of CounterFact. Pure.
+"""Edit records from decoded JSON: MobiFarm's own form, CounterFact's two and KnowEdit's. Pure.
 
 A file is taken whole or not at all: every malformed record is collected and reported at once.
 """
@@ -12,11 +12,10 @@ from typing import Any, Final
 from mobifarm.agent.editor.types import EditRecord, Probe
 from mobifarm.agent.errors import InputError
 from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.reader import Problem, Reader, kind_of
 
 FORMAT_NAME: Final = "mobifarm-edit-records"
 FORMAT_VERSION: Final = 1
-TEXT_LIMIT: Final = 4000
-PROBE_LIMIT: Final = 100
 REPORTED_PROBLEMS: Final = 20
 
 _OWN_FIELDS: Final = (
@@ -32,87 +31,6 @@ _OWN_FIELDS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with a record; ``field`` may be a path such as ``neighbours[2].answer``."""
-
-    field: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.field} {self.message}"
-
-
-class _Reader:
-    """Reads the fields of one record and keeps every problem instead of stopping at the first."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-        self.problems: list[Problem] = []
-
-    def problem(self, field: str, message: str) -> None:
-        self.problems.append(Problem(field, message))
-
-    def get(self, field: str) -> Any:
-        if field not in self._values:
-            self.problem(field, "is missing: add it")
-            return None
-        return self._values[field]
-
-    def mapping(self, field: str) -> _Reader:
-        value = self.get(field)
-        if value is not None and not isinstance(value, Mapping):
-            self.problem(field, f"is {_kind(value)}: give an object")
-        return _Reader(value if isinstance(value, Mapping) else {})
-
-    def text(self, field: str) -> str:
-        return self.checked_text(field, self.get(field)) if field in self._values else self.get(field) or ""
-
-    def checked_text(self, field: str, value: Any) -> str:
-        if not isinstance(value, str):
-            self.problem(field, f"is {_kind(value)}: give a text")
-            return ""
-        stripped = value.strip()
-        if not stripped:
-            self.problem(field, "is empty: give it some text")
-        elif len(stripped) > TEXT_LIMIT:
-            self.problem(field, f"has {len(stripped)} characters: give at most {TEXT_LIMIT}")
-        elif not stripped.isascii() and not _encodable(stripped):
-            self.problem(field, "holds half of a surrogate pair: save the file as proper UTF-8")
-        return stripped
-
-    def items(self, field: str) -> list[Any]:
-        value = self._values.get(field, [])
-        if not isinstance(value, list):
-            self.problem(field, f"is {_kind(value)}: give a list")
-            return []
-        if len(value) > PROBE_LIMIT:
-            self.problem(field, f"has {len(value)} entries: give at most {PROBE_LIMIT}")
-            return []
-        return value
-
-    def texts(self, field: str) -> tuple[str, ...]:
-        return tuple(self.checked_text(f"{field}[{i}]", item) for i, item in enumerate(self.items(field)))
-
-    def probes(self, field: str) -> tuple[Probe, ...]:
-        return tuple(self._probe(f"{field}[{i}]", item) for i, item in enumerate(self.items(field)))
-
-    def _probe(self, field: str, value: Any) -> Probe:
-        if not isinstance(value, Mapping):
-            self.problem(field, f"is {_kind(value)}: give an object with prompt and answer")
-            return Probe("", "")
-        inner = _Reader(value)
-        probe = Probe(inner.text("prompt"), inner.text("answer"))
-        inner.refuse_unknown(("prompt", "answer"))
-        self.problems += [Problem(f"{field}.{problem.field}", problem.message) for problem in inner.problems]
-        return probe
-
-    def refuse_unknown(self, known: tuple[str, ...]) -> None:
-        for name in self._values:
-            if name not in known:
-                self.problem(str(name)[:60], f"is not a known field: the fields are {', '.join(known)}")
-
-
-@dataclass(frozen=True, slots=True)
 class _Raw:
     record_id: str
     subject: str
@@ -124,13 +42,13 @@ class _Raw:
     portability: tuple[Probe, ...] = ()
 
 
-def _own(reader: _Reader) -> _Raw:
+def _own(reader: Reader) -> _Raw:
     raw = _Raw(
         record_id=reader.text("record_id"),
         subject=reader.text("subject"),
         prompt=reader.text("prompt"),
         target_new=reader.text("target_new"),
-        target_true=reader.text("target_true"),
+        target_true=reader.optional_text("target_true"),
         paraphrases=reader.texts("paraphrases"),
         neighbours=reader.probes("neighbours"),
         portability=reader.probes("portability"),
@@ -139,7 +57,7 @@ def _own(reader: _Reader) -> _Raw:
     return raw
 
 
-def _counterfact(reader: _Reader) -> _Raw:
+def _counterfact(reader: Reader) -> _Raw:
     rewrite = reader.mapping("requested_rewrite")
     template, subject = rewrite.text("prompt"), rewrite.text("subject")
     if template and template.count("{}") != 1:
@@ -160,7 +78,7 @@ def _counterfact(reader: _Reader) -> _Raw:
     )
 
 
-def _counterfact_flat(reader: _Reader) -> _Raw:
+def _counterfact_flat(reader: Reader) -> _Raw:
     return _Raw(
         record_id=_case_id(reader),
         subject=reader.text("subject"),
@@ -172,21 +90,39 @@ def _counterfact_flat(reader: _Reader) -> _Raw:
     )
 
 
-def _case_id(reader: _Reader) -> str:
+def _knowedit(reader: Reader) -> _Raw:
+    target_new = reader.text("target_new")
+    # Some records state what was true all along; there is nothing to compare with then.
+    others = [answer for answer in reader.answers("ground_truth") if answer != target_new]
+    rephrased = reader.optional_text("rephrase_prompt")
+    return _Raw(
+        record_id=_case_id(reader) if reader.has("case_id") else str(reader.index),
+        subject=reader.text("subject"),
+        prompt=reader.text("prompt"),
+        target_new=target_new,
+        target_true=others[0] if others else "",
+        paraphrases=(rephrased,) if rephrased else (),
+        neighbours=reader.answered("locality"),
+        portability=reader.answered("portability"),
+    )
+
+
+def _case_id(reader: Reader) -> str:
     value = reader.get("case_id")
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str):
         return reader.checked_text("case_id", value)
     if value is not None:
-        reader.problem("case_id", f"is {_kind(value)}: give a whole number")
+        reader.problem("case_id", f"is {kind_of(value)}: give a whole number")
     return ""
 
 
-_FORMS: Final[Mapping[str, Callable[[_Reader], _Raw]]] = {
+_FORMS: Final[Mapping[str, Callable[[Reader], _Raw]]] = {
     "mobifarm": _own,
     "counterfact": _counterfact,
     "counterfact-flat": _counterfact_flat,
+    "knowedit": _knowedit,
 }
 FORMATS: Final = ("auto", *_FORMS)
 
@@ -210,7 +146,7 @@ def parse_records(document: Any, source: str, form: str = "auto") -> list[EditRe
     problems: list[str] = []
     seen: dict[str, int] = {}
     for index, item in enumerate(items):
-        record, found = _record(item, read)
+        record, found = _record(item, read, index)
         problems += [f"record {index}{_identified(item)}: {problem}" for problem in found]
         if record is None:
             continue
@@ -252,10 +188,12 @@ def record_to_mapping(record: EditRecord) -> dict[str, Any]:
     }
 
 
-def _record(item: Any, read: Callable[[_Reader], _Raw]) -> tuple[EditRecord | None, list[Problem]]:
+def _record(
+    item: Any, read: Callable[[Reader], _Raw], index: int = 0
+) -> tuple[EditRecord | None, list[Problem]]:
     if not isinstance(item, Mapping):
-        return None, [Problem("it", f"is {_kind(item)}: give an object")]
-    reader = _Reader(item)
+        return None, [Problem("it", f"is {kind_of(item)}: give an object")]
+    reader = Reader(item, index)
     raw = read(reader)
     if not reader.problems and raw.target_new == raw.target_true:
         reader.problem("target_new", "equals target_true: an edit must change the answer")
@@ -287,7 +225,7 @@ def _items(document: Any, source: str) -> list[Any]:
             )
         document = document.get("records")
     if not isinstance(document, list):
-        raise WorkloadInputError(f"{source} holds {_kind(document)} where the list of records should be")
+        raise WorkloadInputError(f"{source} holds {kind_of(document)} where the list of records should be")
     if not document:
         raise WorkloadInputError(f"{source} holds no records: add some")
     return document
@@ -297,6 +235,8 @@ def _detect(first: Any, source: str) -> str:
     if isinstance(first, Mapping):
         if "requested_rewrite" in first:
             return "counterfact"
+        if isinstance(first.get("locality"), Mapping) or isinstance(first.get("portability"), Mapping):
+            return "knowedit"
         if "locality_prompt" in first or "ground_truth" in first:
             return "counterfact-flat"
         if "record_id" in first or "target_true" in first:
@@ -321,29 +261,3 @@ def _report(headline: str, problems: list[str]) -> str:
     more = [f"… and {rest} more"] if rest else []
     number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n  ".join([f"{headline}, {number}:", *shown, *more])
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true or false"
-        case int() | float():
-            return f"the number {value}"
-        case str():
-            return "a text"
-        case list():
-            return "a list"
-        case Mapping():
-            return "an object"
-        case _:
-            return f"a {type(value).__name__}"
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

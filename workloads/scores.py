@@ -17,7 +17,7 @@ Moment = Literal["before", "after"]
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Shares from 0 to 1; None where the record has no such prompts.
+    """Shares from 0 to 1; None where the record has no such prompts, or no answer to compare with.
 
     Attributes:
         edit_success: 1 where target_new is more probable than target_true after the prompt.
@@ -38,7 +38,10 @@ def quality(scores: Sequence[Mapping[str, Any]], moment: Moment) -> Quality:
     """Quality on the unedited (``before``) or the edited (``after``) model, from a stored result's scores."""
 
     def success(kind: str) -> float | None:
-        return _mean([float(_wanted_wins(score, moment)) for score in scores if score["kind"] == kind])
+        compared = [
+            score for score in scores if score["kind"] == kind and score[f"other_{moment}"] is not None
+        ]
+        return _mean([float(_wanted_wins(score, moment)) for score in compared])
 
     def accuracy(kind: str) -> float | None:
         return _mean([_accuracy(score[f"wanted_{moment}"]) for score in scores if score["kind"] == kind])
@@ -54,10 +57,11 @@ def quality(scores: Sequence[Mapping[str, Any]], moment: Moment) -> Quality:
 
 def failed_quality(record: Mapping[str, Any]) -> Quality:
     """An edit that failed counts as wrong on every prompt of its record."""
+    compared = bool(record.get("target_true", True))
     return Quality(
-        edit_success=0.0,
+        edit_success=0.0 if compared else None,
         rewrite_accuracy=0.0,
-        paraphrase_success=0.0 if record.get("paraphrases") else None,
+        paraphrase_success=0.0 if compared and record.get("paraphrases") else None,
         neighbourhood_success=0.0 if record.get("neighbours") else None,
         portability_accuracy=0.0 if record.get("portability") else None,
     )

@@ -36,7 +36,7 @@ class DatasetSpec(_Part):
 
     builtin: Literal["personal-facts"] | None = None
     file: Text | None = None
-    format: Literal["auto", "mobifarm", "counterfact", "counterfact-flat"] = "auto"
+    format: Literal["auto", "mobifarm", "counterfact", "counterfact-flat", "knowedit"] = "auto"
     record_ids: Annotated[list[Text], Field(min_length=1)] | None = None
     offset: Annotated[int, Field(ge=0)] = 0
     limit: Annotated[int, Field(ge=1)] | None = None

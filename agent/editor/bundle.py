@@ -28,6 +28,7 @@ from mobifarm.agent.editor.manifest import (
     manifest_hash,
     parse_manifest,
 )
+from mobifarm.agent.editor.prepared import Prepared, load_prepared
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import BundleError, BundleNotFound, InputError
 
@@ -77,11 +78,13 @@ class UpperOutput:
         log_probabilities: [B, N] f32, of the targets, nats.
         argmax: [B, N] int64, the model's first choice.
         log_softmax: [B, N, V] f32 where it was asked for.
+        final_residual: [B, N, d] f32, before the last norm, where it was asked for.
     """
 
     log_probabilities: Floats
     argmax: Integers
     log_softmax: Floats | None
+    final_residual: Floats | None = None
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
@@ -154,6 +157,12 @@ class Bundle:
         self._embedding = _map_tensor(path, manifest.tensors["embedding"])
         scales = manifest.tensors.get("embedding_scales")
         self._embedding_scales = None if scales is None else np.array(_map_tensor(path, scales))
+        self._output, self._output_scales = self._embedding, self._embedding_scales
+        if "output" in manifest.tensors:
+            self._output = _map_tensor(path, manifest.tensors["output"])
+            scales = manifest.tensors.get("output_scales")
+            self._output_scales = None if scales is None else np.array(_map_tensor(path, scales))
+        self._prepared = load_prepared(path, manifest)
         self._edited_down_proj = _map_tensor(path, manifest.tensors["edited_down_proj"])
         # A profiled first call proves where the graphs really run; afterwards profiling costs nothing.
         with tempfile.TemporaryDirectory(prefix="mobifarm-placement-") as folder:
@@ -207,6 +216,11 @@ class Bundle:
         return self.manifest.edit_layer
 
     @property
+    def prepared(self) -> Prepared:
+        """What was learned for this model; empty where the bundle was not prepared."""
+        return self._prepared
+
+    @property
     def upper_layers(self) -> int:
         """Number of layers above l."""
         return self.architecture.layers - 1 - self.edit_layer
@@ -225,11 +239,11 @@ class Bundle:
 
     def embed(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
         """Embeddings [..., d] f32 of token ids [...]."""
-        rows = self._embedding[token_ids]
-        if self._embedding_scales is None:
-            return np.asarray(rows, np.float32)
-        scaled: Floats = rows.astype(np.float32) * self._embedding_scales[token_ids][..., None]
-        return scaled
+        return _dequantised_rows(self._embedding, self._embedding_scales, token_ids)
+
+    def output_rows(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
+        """Rows [..., d] f32 of the output projection for token ids [...]."""
+        return _dequantised_rows(self._output, self._output_scales, token_ids)
 
     def lower(self, token_ids: NDArray[np.integer[Any]], edits: EditPair | None = None) -> LowerOutput:
         """Layers 0…l. Shorter sequences of a batch are padded on the right with any token.
@@ -288,6 +302,7 @@ class Bundle:
         targets: NDArray[np.integer[Any]] | Sequence[int],
         *,
         with_log_softmax: bool = False,
+        with_final_residual: bool = False,
     ) -> UpperOutput:
         """Layers l+1…L−1 on the tokens after a prefix, for a batch of δ.
 
@@ -299,6 +314,7 @@ class Bundle:
                 position before it.
             targets: [N] or [b, N], token ids whose probability is wanted at these positions.
             with_log_softmax: also return the log-probabilities of the whole vocabulary.
+            with_final_residual: also return the residual before the last norm.
 
         Raises:
             InputError: prefix and suffix together are longer than the bundle takes.
@@ -312,9 +328,15 @@ class Bundle:
             np.atleast_2d(np.asarray(rows, np.int64)),
             np.atleast_2d(np.asarray(targets, np.int64)),
         )
-        names = ["log_probabilities", "argmax"] + ["log_softmax"] * with_log_softmax
-        outputs = self._upper.run(names, feeds)
-        return UpperOutput(outputs[0], outputs[1], outputs[2] if with_log_softmax else None)
+        names = ["log_probabilities", "argmax"]
+        names += ["log_softmax"] * with_log_softmax + ["final_residual"] * with_final_residual
+        outputs = dict(zip(names, self._upper.run(names, feeds), strict=True))
+        return UpperOutput(
+            outputs["log_probabilities"],
+            outputs["argmax"],
+            outputs.get("log_softmax"),
+            outputs.get("final_residual"),
+        )
 
     def placement(self) -> dict[str, int]:
         """Execution provider → number of nodes that it ran, from the trace of the first real call."""
@@ -355,6 +377,13 @@ class Bundle:
             raise InputError(
                 f"the text has {tokens} tokens, the model bundle takes at most {limit}: shorten it"
             )
+
+
+def _dequantised_rows(
+    rows: NDArray[Any], scales: NDArray[Any] | None, indices: NDArray[np.integer[Any]]
+) -> Floats:
+    picked = np.asarray(rows[indices], np.float32)
+    return picked if scales is None else np.asarray(picked * scales[indices][..., None], np.float32)
 
 
 def _open_session(graph: Path, threads: int, trace: Path) -> onnxruntime.InferenceSession:

@@ -16,13 +16,13 @@ import numpy as np
 
 from mobifarm.agent.editor.directions import FloatArray
 from mobifarm.agent.editor.forward import Losses
+from mobifarm.agent.editor.prepared import UNPREPARED, Prepared, output_gradient
 from mobifarm.agent.editor.tokens import Texts, pad
 from mobifarm.agent.editor.types import EditCost, EditRecord
-from mobifarm.agent.editor.write_back import edit_key
 from mobifarm.agent.errors import InputError
 
 if TYPE_CHECKING:
-    from mobifarm.agent.editor.bundle import Bundle, Cache, Floats
+    from mobifarm.agent.editor.bundle import Bundle, Cache, EditPair, Floats, UpperOutput
 
 # The empty prefix first: the prompt itself is always among the contexts. The others differ in length and
 # kind, so that the key holds in other surroundings too; all end so that any prompt may follow.
@@ -62,15 +62,17 @@ class _Suffix:
     targets: Sequence[int]
 
 
-def tokenize_contexts(texts: Texts, record: EditRecord, count: int) -> list[TokenizedContext]:
-    """The first ``count`` rewriting prompts of an edit.
+def tokenize_contexts(
+    texts: Texts, record: EditRecord, count: int, prefixes: Sequence[str] = PREFIXES
+) -> list[TokenizedContext]:
+    """The rewriting prompts of an edit: the prompt after the first ``count`` prefixes.
 
     Raises:
         InputError: the target has no tokens, the subject is not found, or a prompt is too long.
     """
     limit = texts.architecture.max_positions
     contexts = []
-    for prefix in PREFIXES[:count]:
+    for prefix in prefixes[:count]:
         prompt = prefix + record.prompt
         prompt_ids, answer_ids = texts.tokenize_prompt_and_answer(prompt, record.target_new)
         context = TokenizedContext(prompt_ids, answer_ids, texts.subject_last_index(prompt, record.subject))
@@ -89,6 +91,8 @@ class ContextLoss:
     Args:
         bundle: the model.
         contexts: see :func:`tokenize_contexts`.
+        prepared: what was learned for the model; with it come guesses of the gradient.
+        held: edits that the model has already.
         essence: tokens of "{subject} is a" and the index of the subject's last token, where the KL divergence
             of the next token is to be held down; None leaves it out.
         kl_weight: weight of that KL divergence.
@@ -109,21 +113,24 @@ class ContextLoss:
         kl_weight: float,
         probe_contexts: int,
         cost: EditCost,
+        prepared: Prepared = UNPREPARED,
+        held: EditPair | None = None,
     ) -> None:
-        self._bundle = bundle
+        self._bundle, self._prepared = bundle, prepared
         self._cost = cost
         self._kl_weight = kl_weight
         self._probe_contexts = min(probe_contexts, len(contexts))
         self._context_evaluations = 0
         prompts = [(context.input_ids, context.subject_last) for context in contexts]
         tokens = pad([ids for ids, _ in (prompts if essence is None else [*prompts, essence])])
-        low = bundle.lower(tokens)
+        low = bundle.lower(tokens, held)
         cost.token_layers += tokens.size * (bundle.edit_layer + 1)
         count = np.arange(len(prompts))
         lasts = np.array([last for _, last in prompts])
         keys = low.key[count, lasts].astype(np.float64)
-        self.edit_key = edit_key(keys.mean(axis=0))
+        self.edit_key = prepared.edit_key(keys.mean(axis=0))
         self.value_norm = float(np.linalg.norm(low.value[count, lasts].astype(np.float64).mean(axis=0)))
+        self._last: tuple[FloatArray, list[UpperOutput]]
         self._suffixes = []
         for index, context in enumerate(contexts):
             first_row = len(context.prompt_ids) - 1 - context.subject_last
@@ -147,8 +154,43 @@ class ContextLoss:
 
     def evaluate(self, deltas: FloatArray) -> Losses:
         """See forward.LossOracle."""
-        target = self._target_loss(deltas, self._suffixes)
+        target = self._target_loss(deltas, self._suffixes, remember=self._prepared.surrogate is not None)
         return Losses(target + self._drift(deltas), target)
+
+    @property
+    def guide(self) -> ContextLoss | None:
+        """This loss as a forward.Guide, None where nothing was learned that could guide."""
+        return None if self._prepared.surrogate is None or self._prepared.subspace is None else self
+
+    @property
+    def directions(self) -> FloatArray:
+        """See forward.Guide."""
+        assert self._prepared.subspace is not None
+        return self._prepared.subspace.directions
+
+    def guess(self, row: int) -> FloatArray:
+        """See forward.Guide. It takes no forward pass: the last evaluation's outputs are enough."""
+        surrogate = self._prepared.surrogate
+        assert surrogate is not None
+        deltas, outputs = self._last
+        total = np.zeros(deltas.shape[1])
+        for suffix, out in zip(self._suffixes, outputs, strict=True):
+            assert out.log_softmax is not None
+            assert out.final_residual is not None
+            gradients = [
+                output_gradient(
+                    self._bundle, surrogate, out.log_softmax[row, n], out.final_residual[row, n], target
+                )
+                for n, target in enumerate(suffix.targets)
+            ]
+            guess = surrogate.predict(
+                np.mean(gradients, axis=0)[None],
+                out.final_residual[row, :1],
+                suffix.residual[0, :1],
+                deltas[row : row + 1] * suffix.share,
+            )
+            total += suffix.share * guess[0] / len(outputs)
+        return total
 
     def probe(self, deltas: FloatArray, step: int) -> FloatArray:
         """See forward.LossOracle."""
@@ -158,9 +200,12 @@ class ContextLoss:
         ]
         return np.asarray(self._target_loss(deltas, chosen) + self._drift(deltas))
 
-    def _target_loss(self, deltas: FloatArray, suffixes: Sequence[_Suffix]) -> FloatArray:
+    def _target_loss(
+        self, deltas: FloatArray, suffixes: Sequence[_Suffix], *, remember: bool = False
+    ) -> FloatArray:
         """Mean NLL [B] per target token over some of the contexts."""
         nll = np.zeros(len(deltas))
+        outputs = []
         for suffix in suffixes:
             out = self._bundle.upper(
                 suffix.residual,
@@ -168,9 +213,14 @@ class ContextLoss:
                 (deltas * suffix.share).astype(np.float32),
                 suffix.rows,
                 suffix.targets,
+                with_log_softmax=remember,
+                with_final_residual=remember,
             )
+            outputs.append(out)
             self._count(suffix, len(deltas))
             nll -= out.log_probabilities.astype(np.float64).mean(axis=1)
+        if remember:
+            self._last = (deltas, outputs)
         self._context_evaluations += len(deltas) * len(suffixes)
         self._cost.loss_evaluations = math.ceil(self._context_evaluations / len(self._suffixes))
         return np.asarray(nll / len(suffixes))

@@ -1,15 +1,19 @@
-"""One edit from request to outcome: score, search, write back, score again."""
+"""Edits from request to outcome: score, search, write back, score again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mobifarm.agent.editor.evaluation import Scorer, probe_scores, questions, tokenize_questions
 from mobifarm.agent.editor.forward import Step
-from mobifarm.agent.editor.methods import FoundEdit, method_with
+from mobifarm.agent.editor.methods import FoundEdit, Method, method_with
+from mobifarm.agent.editor.stack import EditStack, HeldEdit
 from mobifarm.agent.editor.tokens import Texts
 from mobifarm.agent.editor.types import (
     Clock,
@@ -21,10 +25,17 @@ from mobifarm.agent.editor.types import (
     EditStatus,
     Report,
 )
-from mobifarm.agent.errors import Cancelled
+from mobifarm.agent.errors import Cancelled, InputError
 
 if TYPE_CHECKING:
     from mobifarm.agent.editor.bundle import Bundle, EditPair
+
+
+class EditOrder(Enum):
+    """How several edits come about."""
+
+    TOGETHER = "together"
+    IN_SEQUENCE = "in_sequence"
 
 
 def check_edit(texts: Texts, record: EditRecord, *, method: str, settings: Mapping[str, object]) -> None:
@@ -73,50 +84,132 @@ def edit(
         InputError: see :func:`check_edit`.
         Cancelled: ``cancelled`` returned True.
     """
+    _, [outcome] = edit_several(
+        bundle,
+        [record],
+        order=EditOrder.TOGETHER,
+        method=method,
+        settings=settings,
+        seed=seed,
+        report=report,
+        cancelled=cancelled,
+        clock=clock,
+    )
+    return outcome
+
+
+def edit_several(
+    bundle: Bundle,
+    records: Sequence[EditRecord],
+    *,
+    order: EditOrder,
+    method: str,
+    settings: Mapping[str, object],
+    seed: int,
+    report: Report,
+    cancelled: Callable[[], bool],
+    clock: Clock,
+) -> tuple[EditStack, list[EditOutcome]]:
+    """Search an edit for each record and hold all of them; the scores are those after the last one.
+
+    Args:
+        bundle: the model, unedited.
+        records: what to edit; their ids name the edits in the stack.
+        order: each edit is searched on the unedited model, or on the model with those before it.
+        method: see :func:`edit`; so are the others.
+
+    Returns:
+        The edits, and for each record the outcome with everything applied.
+
+    Raises:
+        InputError: see :func:`check_edit`; or two records have one id.
+        Cancelled: ``cancelled`` returned True.
+    """
     chosen = method_with(method, settings)
-    chosen.check(bundle, record)
-    asked = questions(record)
-    scorer = Scorer(bundle, tokenize_questions(bundle, asked))
-    cost = EditCost()
-
-    def sign_of_life(progress: EditProgress) -> None:
-        if cancelled():
-            raise Cancelled(f"the edit {record.record_id} was cancelled")
-        report(progress)
-
-    def phase(name: EditPhase) -> Callable[[], None]:
-        return lambda: sign_of_life(
-            EditProgress(name, cost.steps, chosen.step_limit, loss_evaluations=cost.loss_evaluations)
+    twice = [name for name, count in Counter(record.record_id for record in records).items() if count > 1]
+    if twice:
+        raise InputError(f"the record {twice[0]!r} stands twice among the edits: give every edit its own id")
+    asked = [questions(record) for record in records]
+    scorers = []
+    for record, questions_asked in zip(records, asked, strict=True):
+        chosen.check(bundle, record)
+        scorers.append(Scorer(bundle, tokenize_questions(bundle, questions_asked)))
+    costs = [EditCost() for _ in records]
+    signs = [_Signs(r, chosen, c, report, cancelled) for r, c in zip(records, costs, strict=True)]
+    before, statuses, outcomes = [], [], []
+    stack = EditStack.empty(bundle.bundle_hash)
+    for record, scorer, cost, sign in zip(records, scorers, costs, signs, strict=True):
+        started = clock()
+        before.append(scorer.score(None, sign.phase(EditPhase.EVALUATING_BEFORE)))
+        evaluated = clock()
+        sign.phase(EditPhase.CACHING)()
+        found = chosen.find(
+            bundle,
+            record,
+            held=stack.side_input() if order is EditOrder.IN_SEQUENCE else None,
+            generator=np.random.default_rng(seed),
+            cost=cost,
+            on_step=sign.on_step,
         )
+        stack = stack.with_edit(held_edit(record, method, found))
+        statuses.append(_status(found))
+        cost.edit_s, cost.evaluation_s = clock() - evaluated, evaluated - started
+    for index, scorer in enumerate(scorers):
+        started = clock()
+        after = scorer.score(stack.side_input(), signs[index].phase(EditPhase.EVALUATING_AFTER))
+        costs[index].evaluation_s += clock() - started
+        scores = probe_scores(asked[index], before[index], after)
+        outcomes.append(EditOutcome(statuses[index], costs[index], scores))
+    return stack, outcomes
 
-    def on_step(step: Step) -> None:
-        sign_of_life(
+
+def held_edit(record: EditRecord, method: str, found: FoundEdit) -> HeldEdit:
+    """A found edit as a stack holds it."""
+    key, value = found.edit_key.astype(np.float32), found.edit_value.astype(np.float32)
+    return HeldEdit(record.record_id, record.subject, record.prompt, record.target_new, method, key, value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signs:
+    """Signs of life of one edit, and the question whether it is still wanted."""
+
+    record: EditRecord
+    method: Method
+    cost: EditCost
+    report: Report
+    cancelled: Callable[[], bool]
+
+    def phase(self, name: EditPhase) -> Callable[[], None]:
+        return lambda: self._give(
             EditProgress(
-                EditPhase.OPTIMISING,
-                step.number,
-                chosen.step_limit,
-                step.loss,
-                step.target_probability,
-                cost.loss_evaluations,
+                name, self.cost.steps, self.method.step_limit, loss_evaluations=self.cost.loss_evaluations
             )
         )
 
-    started = clock()
-    before = scorer.score(None, phase(EditPhase.EVALUATING_BEFORE))
-    evaluated = clock()
-    phase(EditPhase.CACHING)()
-    found = chosen.find(bundle, record, generator=np.random.default_rng(seed), cost=cost, on_step=on_step)
-    edits = side_input(found)
-    written = clock()
-    after = scorer.score(edits, phase(EditPhase.EVALUATING_AFTER))
-    cost.edit_s = written - evaluated
-    cost.evaluation_s = (evaluated - started) + (clock() - written)
-    status = EditStatus.CONVERGED if found.converged else EditStatus.STEP_LIMIT
-    return EditOutcome(status, cost, probe_scores(asked, before, after))
+    def on_step(self, step: Step) -> None:
+        self._give(
+            EditProgress(
+                EditPhase.OPTIMISING,
+                step.number,
+                self.method.step_limit,
+                step.loss,
+                step.target_probability,
+                self.cost.loss_evaluations,
+            )
+        )
+
+    def _give(self, progress: EditProgress) -> None:
+        if self.cancelled():
+            raise Cancelled(f"the edit {self.record.record_id} was cancelled")
+        self.report(progress)
+
+
+def _status(found: FoundEdit) -> EditStatus:
+    return EditStatus.CONVERGED if found.converged else EditStatus.STEP_LIMIT
 
 
 def side_input(found: FoundEdit) -> EditPair:
-    """The edit as the bundle takes it: R = 1, f32."""
+    """One edit as the bundle takes it: R = 1, f32."""
     from mobifarm.agent.editor.bundle import EditPair
 
     return EditPair(found.edit_key[None].astype(np.float32), found.edit_value[None].astype(np.float32))

@@ -51,6 +51,17 @@ class LossOracle(Protocol):
         """What is minimised, [B], over the contexts that step ``step`` takes: for slopes only."""
 
 
+class Guide(Protocol):
+    """What was learned once for the model about its gradients."""
+
+    @property
+    def directions(self) -> FloatArray:
+        """[k, d] orthonormal rows: where gradients mostly lie, the most important first."""
+
+    def guess(self, row: int) -> FloatArray:
+        """Guess [d] of the gradient's direction at a row of the oracle's last :meth:`LossOracle.evaluate`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Where the search stands; ``loss`` is the objective with its penalty, nats."""
@@ -85,6 +96,7 @@ def minimise(
     settings: ForwardSettings,
     generator: np.random.Generator,
     on_step: Callable[[Step], None],
+    guide: Guide | None = None,
 ) -> Solution:
     """Search δ ∈ R^d, ‖δ‖ ≤ norm_limit·‖v0‖, from δ = 0 until the target is probable enough.
 
@@ -95,8 +107,10 @@ def minimise(
         settings: see :class:`ForwardSettings`.
         generator: source of all randomness.
         on_step: called before every batched call and at the end; raise from it to stop.
+        guide: where there is one, its guess and some of its directions are probed with fewer random ones, and
+            the first line search follows the guess alone.
     """
-    return _Search(oracle, dimension, reference_norm, settings, generator, on_step).run()
+    return _Search(oracle, dimension, reference_norm, settings, generator, on_step, guide).run()
 
 
 class _Search:
@@ -108,8 +122,9 @@ class _Search:
         settings: ForwardSettings,
         generator: np.random.Generator,
         on_step: Callable[[Step], None],
+        guide: Guide | None,
     ) -> None:
-        self._oracle = oracle
+        self._oracle, self._guide = oracle, guide
         self._unit = reference_norm
         self._settings = settings
         self._generator = generator
@@ -119,17 +134,22 @@ class _Search:
         self._objective = self._target_loss = float("nan")
         self._step_length = settings.initial_step * reference_norm
         self._last_gradients: deque[FloatArray] = deque(maxlen=settings.memory)
+        self._guess: FloatArray | None = None
         self._steps = 0
 
     def run(self) -> Solution:
         self._announce()
         objectives, target_losses = self._evaluate(self._delta[None])
         self._move(self._delta, objectives[0], target_losses[0])
+        self._take_guess(0)
         while self._steps < self._settings.step_limit and not self._done():
             self._announce()
             self._steps += 1
-            gradient = self._estimate_gradient()
-            self._announce()
+            if self._steps == 1 and self._guess is not None:
+                gradient = self._guess
+            else:
+                gradient = self._estimate_gradient()
+                self._announce()
             # A flat loss gives no direction, and one that overflowed none to trust.
             if np.isfinite(gradient).all() and gradient.any():
                 self._line_search(gradient)
@@ -160,9 +180,10 @@ class _Search:
     def _estimate_gradient(self) -> FloatArray:
         """Projection of the objective's gradient onto the directions, [d]."""
         settings = self._settings
-        directions = orthonormal_directions(
-            self._generator, settings.directions, len(self._delta), list(self._last_gradients)
-        )
+        leaders, learned, fresh = list(self._last_gradients), self._learned_directions(), settings.directions
+        if self._guess is not None:
+            leaders, fresh = [self._guess, *leaders], settings.guided_directions
+        directions = orthonormal_directions(self._generator, fresh, len(self._delta), [*leaders, *learned])
         rows, length = len(directions), settings.perturbation * self._unit
         probes = [self._delta + length * directions]
         if settings.differences == "central":
@@ -172,8 +193,22 @@ class _Search:
         if settings.differences == "central":
             slopes = central_difference_slopes(objectives[:rows], objectives[rows:], length)
         else:
-            slopes = forward_difference_slopes(objectives, length, led=len(self._last_gradients))
+            slopes = forward_difference_slopes(objectives, length, led=len(leaders))
         return np.asarray(slopes @ directions)
+
+    def _learned_directions(self) -> list[FloatArray]:
+        """The guide's directions, a few in turn."""
+        if self._guide is None:
+            return []
+        count, rows = self._settings.learned_directions, self._guide.directions
+        first = (self._steps - 1) * count
+        return [rows[(first + index) % len(rows)] for index in range(min(count, len(rows)))]
+
+    def _take_guess(self, row: int) -> None:
+        """Remember the guess at a row of the last evaluation, where δ now is."""
+        if self._guide is not None:
+            guess = self._guide.guess(row)
+            self._guess = guess if np.isfinite(guess).all() and guess.any() else None
 
     def _line_search(self, gradient: FloatArray) -> None:
         """Move to the best of a few points along −gradient; shorten the next steps where none is better."""
@@ -188,6 +223,7 @@ class _Search:
         best = int(done[0]) if len(done) else int(objectives.argmin())
         if len(done) or objectives[best] < self._objective:
             self._move(candidates[best], objectives[best], target_losses[best])
+            self._take_guess(best)
         else:
             best = 0
         longest = self._settings.norm_limit * self._unit / STEP_FACTORS[-1]

@@ -17,6 +17,15 @@ from mobifarm.agent.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
+PREPARATION = "preparation"
+PREPARED_TENSORS = (
+    "second_moment_diagonal",
+    "second_moment_factor",
+    "surrogate",
+    "final_norm",
+    "subspace",
+    "subspace_variances",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +99,14 @@ class Manifest:
         edit_layer: layer l (from 0) whose ``down_proj`` is edited; ``lower`` ends after it.
         tokenizer: tokenizer file and special tokens.
         graphs: ``lower`` and ``upper`` → file.
-        tensors: ``embedding`` [V, d], with int8 also ``embedding_scales`` [V]; ``edited_down_proj`` [f, d].
+        tensors: ``embedding`` [V, d], with int8 also ``embedding_scales`` [V]; the same for ``output`` where
+            it is not tied; ``edited_down_proj`` [f, d].
         files: every file but the manifest → hash and size.
         quantisation: scheme, bits and what it leaves in floating point.
         provenance: source, licence and versions of what built the bundle.
         build_inputs: sha256 of what went into the build; where it is equal, a rebuild gives the same bundle.
-        extras: later additions (gradient surrogate, second moment): name → settings of that addition.
+        extras: later additions: name → settings of that addition; ``preparation`` holds ``tensors`` as
+            above (see :func:`prepared_tensors`) and how they were learned.
     """
 
     name: str
@@ -162,6 +173,30 @@ def parse_manifest(manifest_bytes: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_NAME} is incomplete ({error}): build the bundle again") from error
     _check(manifest)
     return manifest
+
+
+def prepared_tensors(manifest: Manifest) -> Mapping[str, StoredTensor]:
+    """The tensors of ``models prepare``, see prepared.Prepared; empty where the bundle was not prepared.
+
+    Raises:
+        BundleError: the entry is incomplete or names a file that is not of the bundle.
+    """
+    if PREPARATION not in manifest.extras:
+        return {}
+    try:
+        stored = manifest.extras[PREPARATION]["tensors"]
+        tensors = {
+            name: StoredTensor(t["file"], int(t["offset"]), t["dtype"], tuple(t["shape"]))
+            for name, t in ((name, stored[name]) for name in PREPARED_TENSORS)
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"the preparation of bundle {manifest.name} is incomplete ({error}): prepare it again"
+        ) from error
+    foreign = sorted({tensor.file for tensor in tensors.values()} - manifest.files.keys())
+    if foreign:
+        raise BundleError(f"the preparation of bundle {manifest.name} names {foreign}: prepare it again")
+    return tensors
 
 
 def _check(manifest: Manifest) -> None:

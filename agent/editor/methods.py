@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mobifarm.agent.editor.contexts import ESSENCE_PROMPT, ContextLoss, tokenize_contexts
+from mobifarm.agent.editor.contexts import (
+    ESSENCE_PROMPT,
+    ContextLoss,
+    TokenizedContext,
+    tokenize_contexts,
+)
 from mobifarm.agent.editor.forward import Step, minimise
-from mobifarm.agent.editor.settings import ForwardSettings, parse_settings
+from mobifarm.agent.editor.mobiedit import minimise as minimise_as_mobiedit
+from mobifarm.agent.editor.prepared import UNPREPARED
+from mobifarm.agent.editor.sequence_loss import MOBIEDIT_PREFIXES, SequenceLoss
+from mobifarm.agent.editor.settings import ForwardSettings, MobiEditSettings, parse_settings
 from mobifarm.agent.editor.tokens import Texts
 from mobifarm.agent.editor.types import EditCost, EditRecord
 from mobifarm.agent.errors import InputError
 
 if TYPE_CHECKING:
-    from mobifarm.agent.editor.bundle import Bundle
+    from mobifarm.agent.editor.bundle import Bundle, EditPair
     from mobifarm.agent.editor.directions import FloatArray
 
 
@@ -48,15 +56,17 @@ class Method(Protocol):
         generator: np.random.Generator,
         cost: EditCost,
         on_step: Callable[[Step], None],
+        held: EditPair | None = None,
     ) -> FoundEdit:
         """Search the edit.
 
         Args:
-            bundle: the unedited model.
+            bundle: the model.
             record: what to edit.
             generator: source of all randomness.
             cost: steps, loss evaluations and token_layers are counted here as they happen.
             on_step: called before every batched call; raise from it to stop.
+            held: edits that the model has already, None for none.
         """
 
 
@@ -83,35 +93,89 @@ class ForwardMethod:
         generator: np.random.Generator,
         cost: EditCost,
         on_step: Callable[[Step], None],
+        held: EditPair | None = None,
     ) -> FoundEdit:
         """See Method."""
         settings = self.settings
-        essence = None
-        if settings.kl_weight > 0:
-            prompt = ESSENCE_PROMPT.format(record.subject)
-            essence = (bundle.tokenize(prompt), bundle.subject_last_index(prompt, record.subject))
         oracle = ContextLoss(
             bundle,
             tokenize_contexts(bundle, record, settings.contexts),
-            essence=essence,
+            prepared=bundle.prepared if settings.prepared == "auto" else UNPREPARED,
+            held=held,
+            essence=_tokenize_essence(bundle, record) if settings.kl_weight > 0 else None,
             kl_weight=settings.kl_weight,
             probe_contexts=settings.probe_contexts,
             cost=cost,
         )
-
-        def count(step: Step) -> None:
-            cost.steps = step.number
-            on_step(step)
-
         solution = minimise(
             oracle,
             dimension=bundle.architecture.hidden,
             reference_norm=oracle.value_norm,
             settings=settings,
             generator=generator,
-            on_step=count,
+            on_step=_counting(cost, on_step),
+            guide=oracle.guide,
         )
         return FoundEdit(oracle.edit_key, solution.delta, solution.converged)
+
+
+@dataclass(frozen=True, slots=True)
+class MobiEditMethod:
+    """MobiEdit (Lu et al., 2025, arXiv 2506.13772) as published: what the others are compared with.
+
+    It uses nothing that was learned for the bundle.
+    """
+
+    settings: MobiEditSettings
+
+    @property
+    def step_limit(self) -> int:
+        """See Method."""
+        return self.settings.step_limit
+
+    def check(self, texts: Texts, record: EditRecord) -> None:
+        """See Method."""
+        self._contexts(texts, record)
+
+    def find(
+        self,
+        bundle: Bundle,
+        record: EditRecord,
+        *,
+        generator: np.random.Generator,
+        cost: EditCost,
+        on_step: Callable[[Step], None],
+        held: EditPair | None = None,
+    ) -> FoundEdit:
+        """See Method."""
+        contexts, essence = self._contexts(bundle, record), _tokenize_essence(bundle, record)
+        oracle = SequenceLoss(bundle, contexts, essence, self.settings, cost, held)
+        solution = minimise_as_mobiedit(
+            oracle,
+            dimension=bundle.architecture.hidden,
+            reference_norm=oracle.value_norm,
+            settings=self.settings,
+            generator=generator,
+            on_step=_counting(cost, on_step),
+        )
+        return FoundEdit(oracle.edit_key, solution.delta, solution.converged)
+
+    def _contexts(self, texts: Texts, record: EditRecord) -> list[TokenizedContext]:
+        return tokenize_contexts(texts, record, self.settings.contexts, MOBIEDIT_PREFIXES)
+
+
+def _tokenize_essence(texts: Texts, record: EditRecord) -> tuple[list[int], int]:
+    """Tokens of "{subject} is a" and the index of the subject's last token."""
+    prompt = ESSENCE_PROMPT.format(record.subject)
+    return texts.tokenize(prompt), texts.subject_last_index(prompt, record.subject)
+
+
+def _counting(cost: EditCost, on_step: Callable[[Step], None]) -> Callable[[Step], None]:
+    def count(step: Step) -> None:
+        cost.steps = step.number
+        on_step(step)
+
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +184,10 @@ class _Entry:
     build: Callable[[Any], Method]
 
 
-_METHODS: Mapping[str, _Entry] = {"forward": _Entry(ForwardSettings, ForwardMethod)}
+_METHODS: Mapping[str, _Entry] = {
+    "forward": _Entry(ForwardSettings, ForwardMethod),
+    "mobiedit": _Entry(MobiEditSettings, MobiEditMethod),
+}
 
 METHOD_NAMES: tuple[str, ...] = tuple(_METHODS)
 

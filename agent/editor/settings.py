@@ -39,6 +39,11 @@ class ForwardSettings:
         directions: fresh random orthonormal directions per step, at most d.
         memory: how many of the last gradient estimates are probed as well; what pointed downhill a few steps
             ago still does in part, and random directions alone would have to find it again.
+        prepared: ``auto`` uses what the bundle has of learned second moments, gradient surrogate and
+            directions; ``off`` uses nothing of it.
+        guided_directions: fresh random directions per step in place of ``directions`` where the bundle has a
+            gradient surrogate,
+        learned_directions: and how many of its learned directions, in turn.
         differences: ``forward`` takes one loss evaluation per direction, ``central`` two.
         perturbation: length of the difference step μ. It must drown the noise of 8-bit activations.
         initial_step: middle step length of the first line search.
@@ -55,6 +60,9 @@ class ForwardSettings:
     probe_contexts: int = _integer(1, 1, 6)
     directions: int = _integer(32, 2, 4096)
     memory: int = _integer(4, 0, 64)
+    prepared: Literal["auto", "off"] = "auto"
+    guided_directions: int = _integer(6, 2, 4096)
+    learned_directions: int = _integer(8, 0, 64)
     differences: Literal["forward", "central"] = "forward"
     perturbation: float = _number(0.5, 1e-6, 10.0)
     initial_step: float = _number(0.5, 1e-3, 10.0)
@@ -63,6 +71,46 @@ class ForwardSettings:
     kl_weight: float = _number(0.0, 0.0, 100.0)
     stop_probability: float = _number(0.7, 0.01, 0.9999)
     step_limit: int = _integer(60, 1, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class MobiEditSettings:
+    """Settings of the method ``mobiedit``; the defaults are the published ones where there are any.
+
+    Attributes:
+        contexts: rewriting prompts: the prompt itself and ``contexts - 1`` fixed prefixes before it.
+        directions: N Gaussian directions per step, two evaluations each.
+        perturbation: μ, absolute, not in units of ‖v0‖; a direction has the length √d.
+        learning_rate: of the first step; a cosine takes it to 0 at the step limit.
+        norm_limit: δ is clamped to this multiple of ‖v0‖.
+        norm_penalty: weight λ of λ‖δ‖/‖v0‖² in the objective, nats.
+        kl_weight: weight in the objective of the KL divergence of the next token after "{subject} is a".
+        stop_every: M, steps between two looks at the target's confidence.
+        stop_probability: m, unpublished: the edit is done when the target's probability (geometric mean per
+            token and over contexts) is seen to reach it.
+        step_limit: steps after which δ is written back as it is.
+        cache: ``none``: every evaluation is the whole model on whole sequences; ``stale``: as published, the
+            keys and values of the first positions are kept, subject included, until the loss stands still;
+            ``exact``: what δ cannot change is computed once.
+        held_positions: how many positions the stale cache keeps.
+        refresh_gain: the stale cache is filled again when the loss fell by less, nats,
+        refresh_steps: over so many steps.
+    """
+
+    contexts: int = _integer(6, 1, 6)
+    directions: int = _integer(5, 1, 4096)
+    perturbation: float = _number(1e-3, 1e-9, 1e3)
+    learning_rate: float = _number(0.05, 1e-9, 1e3)
+    norm_limit: float = _number(4.0, 0.01, 100.0)
+    norm_penalty: float = _number(1e-3, 0.0, 100.0)
+    kl_weight: float = _number(0.0625, 0.0, 100.0)
+    stop_every: int = _integer(20, 1, 100_000)
+    stop_probability: float = _number(0.7, 0.01, 0.9999)
+    step_limit: int = _integer(600, 1, 100_000)
+    cache: Literal["none", "stale", "exact"] = "none"
+    held_positions: int = _integer(10, 1, 1000)
+    refresh_gain: float = _number(1e-3, 0.0, 100.0)
+    refresh_steps: int = _integer(3, 1, 100_000)
 
 
 def parse_settings(kind: type[SettingsT], values: Mapping[str, object]) -> SettingsT:

@@ -26,7 +26,8 @@ class Probe:
 class EditRecord:
     """One fact to write into the model.
 
-    ``prompt`` holds ``subject`` literally; the answers follow the prompt after one space.
+    ``prompt`` holds ``subject`` literally; the answers follow the prompt after one space. Where no other
+    answer is known, ``target_true`` is "", and nothing is compared in the probability form.
 
     Raises:
         InputError: naming the field that is empty or does not fit.
@@ -42,7 +43,7 @@ class EditRecord:
     portability: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("record_id", "subject", "prompt", "target_new", "target_true"):
+        for name in ("record_id", "subject", "prompt", "target_new"):
             if not getattr(self, name).strip():
                 raise InputError(f"{name} is empty: give it some text")
         if self.subject not in self.prompt:
@@ -81,8 +82,8 @@ class ProbeScore:
     """One prompt on the unedited and on the edited quantised model.
 
     ``wanted`` is target_new for efficacy and paraphrase and the probe's own answer otherwise;
-    ``other`` is target_true for efficacy and paraphrase, target_new for neighbourhood, "" for portability
-    (its scores are then None).
+    ``other`` is target_true for efficacy and paraphrase, target_new for neighbourhood, "" for portability;
+    where it is "", its scores are None.
     """
 
     kind: ProbeKind

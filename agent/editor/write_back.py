@@ -7,12 +7,23 @@ al., 2024).
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from mobifarm.agent.editor.directions import FloatArray
 
 
-def edit_key(mean_key: FloatArray, inverse_second_moment: FloatArray | None = None) -> FloatArray:
+class LinearOperator(Protocol):
+    """A matrix, or what multiplies a vector like one."""
+
+    def __matmul__(self, vector: FloatArray, /) -> FloatArray:
+        """The product with a vector."""
+
+
+def edit_key(
+    mean_key: FloatArray, inverse_second_moment: LinearOperator | FloatArray | None = None
+) -> FloatArray:
     """The vector whose dot product with a key tells how much of the edit that key gets; 1 for k* itself.
 
     Args:

@@ -1,6 +1,6 @@
 """Edits facts on this machine, without a farm, and prints how well and at what cost.
 
-python tests/bench/edit_facts.py [--bundle FOLDER] [--records FILE] [--set NAME=VALUE] [--json FILE]
+python tests/bench/edit_facts.py [--method NAME] [--bundle FOLDER] [--records FILE] [--set NAME=VALUE]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mobifarm.agent.editor import EditOutcome, EditRecord, EditStatus, edit, validate_settings
+from mobifarm.agent.editor import METHOD_NAMES, EditOutcome, EditRecord, EditStatus, edit, validate_settings
 from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.workloads.datasets import read_records
 from mobifarm.workloads.models.sources import SMOLLM2_NAME
@@ -21,12 +21,12 @@ from mobifarm.workloads.scores import Moment, quality
 from mobifarm.workloads.statistics import mean, quantile
 
 FACTS = Path(__file__).parents[2] / "workloads" / "data" / "personal_facts.json"
-METHOD = "forward"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=bundles_directory() / SMOLLM2_NAME)
+    parser.add_argument("--method", choices=METHOD_NAMES, default="forward")
     parser.add_argument("--records", type=Path, default=FACTS, help="JSON file in a form that MobiFarm reads")
     parser.add_argument("--offset", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="take each N-th record")
@@ -36,16 +36,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write every edit to this file")
     arguments = parser.parse_args()
     settings = dict(_setting(text) for text in arguments.set)
-    complete = validate_settings(METHOD, settings)
+    complete = validate_settings(arguments.method, settings)
     records = read_records(arguments.records)[arguments.offset :: arguments.every][: arguments.limit]
     bundle = Bundle.open(arguments.bundle, threads=arguments.threads, verify=False)
     rows = []
     for record in records:
-        rows.append(_row(bundle, record, settings))
+        rows.append(_row(bundle, record, arguments.method, settings))
         print({name: value for name, value in rows[-1].items() if name != "scores"}, flush=True)
     _print_table(rows)
     if arguments.json:
-        document = {"bundle": bundle.bundle_hash, "settings": complete, "edits": rows}
+        document = {
+            "bundle": bundle.bundle_hash,
+            "method": arguments.method,
+            "settings": complete,
+            "edits": rows,
+        }
         arguments.json.write_text(json.dumps(document, indent=1))
 
 
@@ -57,12 +62,12 @@ def _setting(text: str) -> tuple[str, object]:
         return name, value
 
 
-def _row(bundle: Bundle, record: EditRecord, settings: dict[str, object]) -> dict[str, Any]:
+def _row(bundle: Bundle, record: EditRecord, method: str, settings: dict[str, object]) -> dict[str, Any]:
     cpu_s = time.process_time()
     outcome: EditOutcome = edit(
         bundle,
         record,
-        method=METHOD,
+        method=method,
         settings=settings,
         seed=0,
         report=lambda progress: None,

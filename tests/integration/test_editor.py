@@ -28,6 +28,13 @@ from mobifarm.agent.editor.contexts import ContextLoss, tokenize_contexts
 from mobifarm.agent.editor.edit import side_input
 from mobifarm.agent.editor.evaluation import Question, Scorer, tokenize_questions
 from mobifarm.agent.editor.methods import FoundEdit
+from mobifarm.agent.editor.prepared import (
+    InverseSecondMoment,
+    Prepared,
+    Subspace,
+    Surrogate,
+    output_gradient,
+)
 from mobifarm.agent.errors import Cancelled, InputError
 
 RECORD = EditRecord(
@@ -271,3 +278,82 @@ def test_probes_take_the_contexts_in_turn(bundle: Bundle) -> None:
     np.testing.assert_allclose(np.mean(probes, axis=0), loss.evaluate(deltas).target, atol=1e-6)
     assert cost.loss_evaluations == 4
     np.testing.assert_array_equal(loss.probe(deltas, 3), probes[0])
+
+
+def random_preparation(bundle: Bundle) -> Prepared:
+    generator, hidden = np.random.default_rng(0), bundle.architecture.hidden
+    intermediate = bundle.architecture.intermediate
+    return Prepared(
+        InverseSecondMoment(
+            generator.uniform(1, 2, intermediate), generator.standard_normal((intermediate, 3))
+        ),
+        Surrogate(generator.standard_normal((7 * hidden, hidden)), np.ones(hidden), 1e-5),
+        Subspace(np.linalg.qr(generator.standard_normal((hidden, 4)))[0].T, np.ones(4)),
+    )
+
+
+def test_a_guess_is_the_surrogates_mean_over_the_contexts_and_costs_nothing(bundle: Bundle) -> None:
+    prepared, cost = random_preparation(bundle), EditCost()
+    contexts = tokenize_contexts(bundle, RECORD, 2)
+    loss = ContextLoss(
+        bundle, contexts, essence=None, kl_weight=0.0, probe_contexts=1, cost=cost, prepared=prepared
+    )
+    deltas = np.random.default_rng(1).standard_normal((3, bundle.architecture.hidden))
+    loss.evaluate(deltas)
+    spent = (cost.loss_evaluations, cost.token_layers)
+    assert loss.guide is not None
+    guess = loss.guide.guess(2)
+    assert (cost.loss_evaluations, cost.token_layers) == spent
+
+    assert prepared.surrogate is not None
+    expected = np.zeros(bundle.architecture.hidden)
+    for context in contexts:
+        low = bundle.lower(np.array([context.input_ids]))
+        share = float(low.key[0, context.subject_last].astype(np.float64) @ loss.edit_key)
+        residual = low.residual.copy()
+        residual[0, context.subject_last] += (share * deltas[2]).astype(np.float32)
+        rows = range(len(context.prompt_ids) - 1, len(context.input_ids))
+        out = bundle.upper(
+            residual,
+            None,
+            np.zeros((1, bundle.architecture.hidden), np.float32),
+            rows,
+            context.answer_ids,
+            with_log_softmax=True,
+            with_final_residual=True,
+        )
+        assert out.log_softmax is not None
+        assert out.final_residual is not None
+        gradient = np.mean(
+            [
+                output_gradient(
+                    bundle, prepared.surrogate, out.log_softmax[0, n], out.final_residual[0, n], token
+                )
+                for n, token in enumerate(context.answer_ids)
+            ],
+            axis=0,
+        )
+        subject = low.residual[0, context.subject_last]
+        part = prepared.surrogate.predict(
+            gradient[None], out.final_residual[0, :1], subject[None], share * deltas[2:]
+        )
+        expected += share * part[0] / 2
+    np.testing.assert_allclose(guess, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def test_without_a_preparation_there_is_no_guide(bundle: Bundle) -> None:
+    contexts = tokenize_contexts(bundle, RECORD, 1)
+    loss = ContextLoss(bundle, contexts, essence=None, kl_weight=0.0, probe_contexts=1, cost=EditCost())
+    assert loss.guide is None
+
+
+def test_a_prepared_bundle_can_be_edited_with_and_without_its_preparation(
+    tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(tiny_bundle_path, threads=1, verify=False)
+    plain = run(bundle)
+    monkeypatch.setattr(bundle, "_prepared", random_preparation(bundle))
+    with_it = run(bundle, settings={**QUICK, "guided_directions": 2, "learned_directions": 1, "memory": 0})
+    # δ = 0 once; the guess alone, then two steps of 1 + 1 + 2 probes on one of two contexts; line searches.
+    assert with_it.cost.loss_evaluations == 1 + 2 * 4 / 2 + 3 * 4
+    assert run(bundle, settings={**QUICK, "prepared": "off"}) == plain

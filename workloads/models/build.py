@@ -99,7 +99,7 @@ def build_bundle(
     name = source.name if precision is Precision.INT8 else f"{source.name}-{precision}"
     inputs = _build_inputs(source, edit_layer, precision)
     directory.mkdir(parents=True, exist_ok=True)
-    with _lock(directory / f".{name}.lock", progress):
+    with lock_bundle(directory / f".{name}.lock", progress):
         place = directory / name
         present = None if force else _present(place, inputs)
         if present is not None:
@@ -108,7 +108,7 @@ def build_bundle(
         try:
             checkpoint = source.load(progress.status)
             manifest = _write(work, name, source, checkpoint, edit_layer, precision, inputs, progress)
-            _move(work, place)
+            move_into_place(work, place)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return _result(place, manifest, manifest_hash(manifest.to_bytes()), built=True)
@@ -163,7 +163,7 @@ def _write(
         ),
         graphs={"lower": "lower.onnx", "upper": "upper.onnx"},
         tensors=tensors,
-        files={path.name: _describe(path) for path in sorted(folder.iterdir())},
+        files={path.name: describe_file(path) for path in sorted(folder.iterdir())},
         quantisation=quantisation,
         # No time of building: the same inputs and libraries give the same bundle hash.
         provenance={
@@ -207,12 +207,13 @@ def _result(place: Path, manifest: Manifest, bundle_hash: str, *, built: bool) -
     return BuildResult(place, manifest.name, bundle_hash, manifest.size_bytes, manifest.edit_layer, built)
 
 
-def _describe(path: Path) -> BundleFile:
+def describe_file(path: Path) -> BundleFile:
+    """Hash and size of a file for the manifest."""
     with path.open("rb") as stream:
         return BundleFile(hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size)
 
 
-def _move(work: Path, place: Path) -> None:
+def move_into_place(work: Path, place: Path) -> None:
     """Put the finished folder in its place; a bundle that is there goes only once the new one is whole."""
     work.chmod(0o755)
     if place.exists():
@@ -225,7 +226,7 @@ def _move(work: Path, place: Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, progress: Progress) -> Iterator[None]:
+def lock_bundle(path: Path, progress: Progress) -> Iterator[None]:
     """One build of a bundle at a time; the second finds the first one's result."""
     with path.open("w") as stream:
         try:

@@ -1,4 +1,4 @@
-"""``mobifarm models``: build, list and show model bundles.
+"""``mobifarm models``: build, prepare, list and show model bundles.
 
 Importing this module is cheap; numpy, torch and transformers are imported when a command needs them.
 """
@@ -71,6 +71,47 @@ def build(
         typer.echo(json.dumps(_as_dict(result)))
     else:
         verb = "built" if result.built else "already there:"
+        typer.echo(f"{verb} {result.name} ({result.size_bytes / 1e6:.0f} MB, edit layer {result.edit_layer})")
+        typer.echo(f"{result.bundle_hash}  {result.path}")
+
+
+@app.command()
+def prepare(
+    name_or_folder: Annotated[
+        str, typer.Argument(help="smollm2-135m-instruct, tiny-random, or a local Hugging Face folder.")
+    ],
+    text: Annotated[Path, typer.Option(help="Ordinary text, UTF-8, for the second moments.")],
+    facts: Annotated[Path, typer.Option(help="JSON file of facts to learn from; never evaluate on them.")],
+    layer: Annotated[
+        list[int] | None, typer.Option(help="Candidate layer to edit, from 0; repeat it for several.")
+    ] = None,
+    fact_limit: Annotated[int, typer.Option("--facts-limit", help="Facts to learn from.", min=16)] = 1500,
+    token_limit: Annotated[int, typer.Option("--tokens-limit", help="Tokens of text.", min=128)] = 40_000,
+    output: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Learn what makes edits cheap and exact, and add it to the model's bundle (which changes its hash)."""
+    with _mistakes_in_one_sentence():
+        from mobifarm.workloads.models.sources import find_source
+        from mobifarm.workloads.preparation.prepare import PreparationSettings, prepare_bundle
+
+        source = find_source(name_or_folder)
+        settings = PreparationSettings(
+            tokens=token_limit, facts=fact_limit, layers=tuple(layer) if layer else None
+        )
+        with _progress() as progress:
+            result = prepare_bundle(
+                source,
+                output or bundles_directory(),
+                text=text,
+                facts=facts,
+                settings=settings,
+                progress=progress,
+            )
+    if as_json:
+        typer.echo(json.dumps(_as_dict(result)))
+    else:
+        verb = "prepared" if result.built else "already prepared:"
         typer.echo(f"{verb} {result.name} ({result.size_bytes / 1e6:.0f} MB, edit layer {result.edit_layer})")
         typer.echo(f"{result.bundle_hash}  {result.path}")
 

@@ -8,8 +8,8 @@
     residual [b, S, d]; delta [B, d], added at the first of the S positions; past [2(L−1−l), b, H, P, h] keys
     and values of the layers above l (key and value alternate); past_lengths [b] int64, how many of the P ≥ 1
     are real, and thus also the first position; rows [b, N] int64, the positions in S to read; targets [b, N]
-    int64 → log_probabilities [B, N] of the targets, argmax [B, N] int64, log_softmax [B, N, V], and
-    present_0 … [B, H, S, h] in the order of ``past``.
+    int64 → log_probabilities [B, N] of the targets, argmax [B, N] int64, log_softmax [B, N, V],
+    final_residual [B, N, d] before the last norm, and present_0 … [B, H, S, h] in the order of ``past``.
 
 Right padding is harmless in both: attention is causal.
 """
@@ -190,6 +190,7 @@ class _Builder:
                 floats("log_probabilities", "B", "N"),
                 integers("argmax", "B", "N"),
                 floats("log_softmax", "B", "N", a.vocabulary),
+                floats("final_residual", "B", "N", a.hidden),
                 *(floats(f"present_{i}", "B", *heads) for i in range(len(presents))),
             ],
         )
@@ -205,11 +206,16 @@ class _Builder:
         answers = graph.node("Concat", batch, count, axis=0)
         rows = graph.node("Unsqueeze", graph.node("Expand", "rows", answers), graph.integers(2))
         states = graph.node("GatherND", states, rows, batch_dims=1)
+        graph.rename(states, "final_residual")
         states = graph.node("Reshape", states, graph.integers(-1, a.hidden))
         states = self._norm(graph, states, "model.norm.weight")
-        output = tensors.output or store_linear(
-            self.file, self.weights("lm_head.weight"), None, int8=self.int8, transposed=True
-        )
+        output = tensors.output
+        if output is None:
+            weight = self.weights("lm_head.weight")
+            output = store_linear(self.file, weight, None, int8=self.int8, transposed=True)
+            tensors.public["output"] = output.weight
+            if output.scales is not None:
+                tensors.public["output_scales"] = self.file.add(output.scales)
         logits = graph.linear(states, output)
         shape = graph.node("Concat", batch, count, graph.integers(a.vocabulary), axis=0)
         logits = graph.node("Reshape", logits, shape)

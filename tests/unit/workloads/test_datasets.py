@@ -132,9 +132,29 @@ def test_real_counterfact_files_are_read(name: str, number: int, paraphrases: in
     assert {len(record.neighbours) for record in records} == {neighbours}
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "compared", "portability", "neighbours"),
+    [
+        ("zsre/zsre_knowedit_even.json", 652, 629, 652, 1304),
+        ("knowedit/wiki_recent_train.json", 570, 0, 751, 1939),
+    ],
+)
+def test_real_knowedit_files_are_read(
+    name: str, number: int, compared: int, portability: int, neighbours: int
+) -> None:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"no {path}: the shared data is not on this machine")
+    records = read_records(path)
+    assert len(records) == number
+    assert sum(bool(record.target_true) for record in records) == compared
+    assert sum(len(record.portability) for record in records) == portability
+    assert sum(len(record.neighbours) for record in records) == neighbours
+
+
 def test_a_real_file_of_another_form_is_refused_whole() -> None:
     path = SHARED / "zsre" / "zsre_knowedit_even.json"
     if not path.exists():
         pytest.skip(f"no {path}: the shared data is not on this machine")
     with pytest.raises(WorkloadInputError, match="locality_prompt is missing"):
-        read_records(path)
+        read_records(path, "counterfact-flat")

@@ -51,6 +51,24 @@ FLAT: dict[str, Any] = {
 }
 
 
+KNOWEDIT: dict[str, Any] = {
+    "subject": "Epaspidoceras",
+    "prompt": "Which family does Epaspidoceras belong to?",
+    "target_new": "Noctuidae",
+    "ground_truth": ["Noctuidae", "Aspidoceratidae"],
+    "rephrase_prompt": "What family are Epaspidoceras?",
+    "cond": "not read",
+    "locality": {
+        "Relation_Specificity": [
+            {"prompt": "The taxon rank of Epaspidoceras is", "ground_truth": [["genus", "Genus"], ["rank"]]},
+            {"prompt": "Nobody knows", "ground_truth": []},
+        ],
+        "Forgetfulness": [{"prompt": "It lives in", "ground_truth": ["water"]}],
+    },
+    "portability": {"Reasoning": [{"prompt": "Its common name is", "ground_truth": "Owlet moths"}]},
+}
+
+
 def changed(record: dict[str, Any], *path: str, to: Any) -> dict[str, Any]:
     made = copy.deepcopy(record)
     inner = made
@@ -112,6 +130,58 @@ def test_flat_counterfact_has_one_paraphrase_and_one_neighbour() -> None:
             (Probe("Michel Rocard is a native speaker of", "French"),),
         )
     ]
+
+
+def test_knowedit_reads_whatever_lists_a_record_has() -> None:
+    bare = {name: KNOWEDIT[name] for name in ("subject", "prompt", "target_new")} | {"portability": {}}
+    assert parse_records([KNOWEDIT, bare], "facts.json") == [
+        EditRecord(
+            "0",
+            "Epaspidoceras",
+            "Which family does Epaspidoceras belong to?",
+            "Noctuidae",
+            "Aspidoceratidae",
+            ("What family are Epaspidoceras?",),
+            (Probe("The taxon rank of Epaspidoceras is", "genus"), Probe("It lives in", "water")),
+            (Probe("Its common name is", "Owlet moths"),),
+        ),
+        EditRecord(
+            "1", "Epaspidoceras", "Which family does Epaspidoceras belong to?", "Noctuidae", target_true=""
+        ),
+    ]
+
+
+def test_a_record_without_an_answer_to_compare_with_goes_through_its_mapping() -> None:
+    record = parse_records([changed(KNOWEDIT, "ground_truth", to="Noctuidae")], "facts.json")[0]
+    assert record.target_true == ""
+    assert record_from_mapping(record_to_mapping(record)) == record
+
+
+@pytest.mark.parametrize(
+    ("record", "named"),
+    [
+        (changed(KNOWEDIT, "locality", to=["p"]), "locality is a list: give an object of lists"),
+        (changed(KNOWEDIT, "locality", "Forgetfulness", to="p"), "locality.Forgetfulness is a text: give a"),
+        (changed(KNOWEDIT, "locality", "Forgetfulness", to=["p"]), "locality.Forgetfulness[0] is a text"),
+        (
+            changed(KNOWEDIT, "portability", "Reasoning", to=[{"prompt": "p"}]),
+            "portability.Reasoning[0].ground_truth is missing",
+        ),
+        (
+            changed(KNOWEDIT, "portability", "Reasoning", to=[{"ground_truth": "a"}]),
+            "portability.Reasoning[0].prompt is missing",
+        ),
+        (
+            changed(KNOWEDIT, "portability", "Reasoning", to=[{"prompt": "p", "ground_truth": [7]}]),
+            "portability.Reasoning[0].ground_truth is the number 7",
+        ),
+        (changed(KNOWEDIT, "ground_truth", to=None), "ground_truth is null"),
+        (changed(KNOWEDIT, "rephrase_prompt", to=["a"]), "rephrase_prompt is a list: give a text"),
+        (changed(KNOWEDIT, "target_new", to=""), "target_new is empty"),
+    ],
+)
+def test_malformed_knowedit_records_are_named(record: dict[str, Any], named: str) -> None:
+    assert named in refusal([record])
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,10 @@ def test_qualities_are_shares(scores: list[dict[str, Any]]) -> None:
         for name in Quality.__dataclass_fields__:
             value = getattr(found, name)
             assert value is None or 0 <= value <= 1
+
+
+def test_without_an_answer_to_compare_with_nothing_is_compared() -> None:
+    scores = [score("efficacy", answer(-1, 2, 1), None), score("paraphrase", answer(-1), None)]
+    assert quality(scores, "after") == Quality(None, 0.5, None, None, None)
+    record = {"target_true": "", "paraphrases": ["a"], "neighbours": [{}]}
+    assert failed_quality(record) == Quality(None, 0.0, None, 0.0, None)

@@ -188,3 +188,63 @@ def test_the_last_gradients_are_probed_again() -> None:
     bowl = Bowl(centre(40, 2.0), floor=5.0)
     search(bowl, ForwardSettings(directions=8, memory=2, step_limit=4))
     assert [len(batch) for batch in bowl.batches[1::2]] == [8, 9, 10, 10]
+
+
+@dataclass
+class Compass:
+    """Guesses the true gradient of a bowl, and knows the axes."""
+
+    bowl: Bowl
+
+    @property
+    def directions(self) -> Array:
+        return np.eye(len(self.bowl.centre))[:8]
+
+    def guess(self, row: int) -> Array:
+        return np.asarray(self.bowl.batches[-1][row] - self.bowl.centre)
+
+
+def guided(bowl: Bowl, settings: ForwardSettings) -> Solution:
+    return minimise(
+        bowl,
+        dimension=len(bowl.centre),
+        reference_norm=1.0,
+        settings=settings,
+        generator=np.random.default_rng(0),
+        on_step=lambda step: None,
+        guide=Compass(bowl),
+    )
+
+
+def test_the_first_line_search_follows_the_guess_alone() -> None:
+    bowl = Bowl(centre(40, 2.0), floor=5.0)
+    guided(bowl, ForwardSettings(step_limit=1))
+    assert [len(batch) for batch in bowl.batches] == [1, 4]
+    cosines = bowl.batches[1] @ bowl.centre / np.linalg.norm(bowl.batches[1], axis=1) / 2.0
+    np.testing.assert_allclose(cosines, 1.0)
+
+
+def test_later_the_guess_leads_the_probes() -> None:
+    bowl = Bowl(centre(40, 4.0), floor=5.0)
+    guided(bowl, ForwardSettings(step_limit=4, guided_directions=5, learned_directions=3, memory=2))
+    # The guess, the gradients before (the first was a guess), three learned directions, five random ones.
+    assert [len(batch) for batch in bowl.batches[2::2]] == [1 + 1 + 8, 1 + 2 + 8, 1 + 2 + 8]
+    here = bowl.batches[1][int(bowl.losses[1].argmin())]
+    first_probe = bowl.batches[2][0] - here
+    downhill = here - bowl.centre
+    assert first_probe @ downhill == pytest.approx(np.linalg.norm(first_probe) * np.linalg.norm(downhill))
+
+
+def test_the_learned_directions_take_turns() -> None:
+    bowl = Bowl(centre(40, 4.0), floor=5.0, stiffness=0.0)
+    guided(bowl, ForwardSettings(step_limit=4, guided_directions=2, learned_directions=3, memory=0))
+    seen = [(batch - batch.mean(axis=0))[1:4] for batch in bowl.batches if len(batch) == 6]
+    assert len(seen) == 3
+    axes = [set(np.abs(rows[:, :8]).argmax(axis=1)) for rows in seen]
+    assert axes == [{3, 4, 5}, {6, 7, 0}, {1, 2, 3}]
+
+
+def test_a_guess_that_is_no_number_is_left_out() -> None:
+    bowl = Bowl(np.full(10, np.nan), floor=3.0)
+    guided(bowl, ForwardSettings(directions=4, learned_directions=2, step_limit=1))
+    assert [len(batch) for batch in bowl.batches] == [1, 6]

@@ -1,0 +1,190 @@
+"""What was learned once for a model and came with its bundle; see docs/editor-preparation.md.
+
+A bundle that was not prepared edits with C = I and without a surrogate. The tensors are mapped into memory,
+not read; their file is among those that the bundle's check covers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mobifarm.agent.editor.directions import FloatArray
+from mobifarm.agent.editor.manifest import Manifest, StoredTensor, prepared_tensors
+from mobifarm.agent.editor.write_back import edit_key
+
+if TYPE_CHECKING:
+    from mobifarm.agent.editor.bundle import Bundle
+
+# The probable tokens carry the gradient; the others are left out of its sum.
+_TOKENS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class InverseSecondMoment:
+    """C⁻¹ as an operator: ``inverse @ key``, for C = diag(diagonal) + factor·factorᵀ.
+
+    Attributes:
+        diagonal: [f] > 0.
+        factor: [f, r].
+    """
+
+    diagonal: FloatArray
+    factor: FloatArray
+
+    def __matmul__(self, key: FloatArray) -> FloatArray:
+        """C⁻¹·key [f] float64, by Woodbury's identity: an r×r system, r ≪ f."""
+        diagonal, factor = np.asarray(self.diagonal, np.float64), np.asarray(self.factor, np.float64)
+        scaled = factor / diagonal[:, None]
+        inner = np.eye(factor.shape[1]) + factor.T @ scaled
+        first = np.asarray(key, np.float64) / diagonal
+        return np.asarray(first - scaled @ np.linalg.solve(inner, factor.T @ first))
+
+
+@dataclass(frozen=True, slots=True)
+class Surrogate:
+    """A linear guess of dL/dδ from what the same forward pass gives anyway.
+
+    Gradients turn while δ grows, so that there is one map for δ = 0 and one for the way from there.
+
+    Attributes:
+        weights: [7d, d]: 3d rows for δ = 0, then 4d rows for δ ≠ 0, see :func:`surrogate_inputs`.
+        final_norm: [d] weight of the model's last norm.
+        epsilon: constant of that norm.
+    """
+
+    weights: FloatArray
+    final_norm: FloatArray
+    epsilon: float
+
+    def predict(
+        self,
+        output_gradients: FloatArray,
+        final_residuals: FloatArray,
+        subject_residuals: FloatArray,
+        deltas: FloatArray,
+    ) -> FloatArray:
+        """Guesses [B, d] float64 of the direction of dL/dδ; their length, 1 at most on average, tells how
+        sure they are.
+
+        Args:
+            output_gradients: [B, d], see :func:`output_gradient`; mean over the target's tokens.
+            final_residuals: [B, d] before the last norm where the target's first token is predicted.
+            subject_residuals: [B, d] after the edited layer at the subject's last token, without δ.
+            deltas: [B, d] where the gradient is wanted.
+        """
+        inputs = surrogate_inputs(output_gradients, final_residuals, subject_residuals, deltas)
+        return np.asarray(inputs @ np.asarray(self.weights, np.float64))
+
+
+def surrogate_inputs(
+    output_gradients: FloatArray,
+    final_residuals: FloatArray,
+    subject_residuals: FloatArray,
+    deltas: FloatArray,
+) -> FloatArray:
+    """The surrogate's input [B, 7d] float64: for δ = 0 three parts and zeros, else zeros and four parts.
+
+    The parts have the length 1 (output gradient) and ½ (the residuals and δ).
+    """
+    parts = [
+        _unit(output_gradients),
+        0.5 * _unit(final_residuals),
+        0.5 * _unit(subject_residuals),
+    ]
+    first = ~np.any(np.asarray(deltas), axis=1, keepdims=True)
+    start = np.concatenate(parts, axis=1)
+    path = np.concatenate([start, 0.5 * _unit(deltas)], axis=1)
+    return np.concatenate([np.where(first, start, 0.0), np.where(first, 0.0, path)], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Subspace:
+    """Where gradients lie that the surrogate does not foresee.
+
+    Attributes:
+        directions: [k, d] orthonormal rows, the most important first.
+        variances: [k] mean squared part of a unit gradient along each, descending.
+    """
+
+    directions: FloatArray
+    variances: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The extras of a bundle; None for what it does not have."""
+
+    inverse_second_moment: InverseSecondMoment | None = None
+    surrogate: Surrogate | None = None
+    subspace: Subspace | None = None
+
+    def edit_key(self, mean_key: FloatArray) -> FloatArray:
+        """See write_back.edit_key, with the bundle's C or the identity."""
+        return edit_key(mean_key, self.inverse_second_moment)
+
+
+UNPREPARED = Prepared()
+
+
+def load_prepared(path: Path, manifest: Manifest) -> Prepared:
+    """The extras of the bundle in the folder ``path``, mapped into memory.
+
+    Raises:
+        BundleError: the manifest's entry does not fit this version.
+    """
+    stored = prepared_tensors(manifest)
+    if not stored:
+        return Prepared()
+    tensors = {name: _map(path, tensor) for name, tensor in stored.items()}
+    return Prepared(
+        InverseSecondMoment(tensors["second_moment_diagonal"], tensors["second_moment_factor"]),
+        Surrogate(tensors["surrogate"], tensors["final_norm"], manifest.architecture.rms_epsilon),
+        Subspace(tensors["subspace"], tensors["subspace_variances"]),
+    )
+
+
+def output_gradient(
+    bundle: Bundle, surrogate: Surrogate, log_softmax: FloatArray, final_residual: FloatArray, target: int
+) -> FloatArray:
+    """Gradient of the NLL of one token with respect to the residual before the last norm.
+
+    With p the softmax, γ the norm's weight and r = sqrt(mean(h²) + ε): (a − h (h·a)/(d r²)) / r for
+    a = γ ∘ (Σ p W_U − W_U[target]). The sum takes the most probable tokens only.
+
+    Args:
+        bundle: the model, for rows of its output projection.
+        surrogate: holds the last norm.
+        log_softmax: [V].
+        final_residual: [d] h.
+        target: token id.
+
+    Returns:
+        [d] float64.
+    """
+    kept = min(_TOKENS_KEPT, len(log_softmax))
+    tokens = np.argpartition(log_softmax, -kept)[-kept:]
+    probabilities = np.exp(np.asarray(log_softmax[tokens], np.float64))
+    # Without the tail the weights must still sum to 1, to cancel the target's row where p is certain.
+    probabilities /= probabilities.sum()
+    expected = probabilities @ np.asarray(bundle.output_rows(tokens), np.float64)
+    difference = expected - np.asarray(bundle.output_rows(np.array([target]))[0], np.float64)
+    state = np.asarray(final_residual, np.float64)
+    square = float(np.mean(state**2)) + surrogate.epsilon
+    scaled = np.asarray(surrogate.final_norm, np.float64) * difference
+    return np.asarray((scaled - state * (state @ scaled) / (len(state) * square)) / np.sqrt(square))
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    rows = np.asarray(rows, np.float64)
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.maximum(norms, np.finfo(np.float64).tiny))
+
+
+def _map(path: Path, tensor: StoredTensor) -> FloatArray:
+    return np.memmap(
+        path / tensor.file, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape
+    )

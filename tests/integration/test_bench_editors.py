@@ -1,0 +1,76 @@
+"""The comparison of the editors, from its command line to its JSON, on a small model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobifarm.workloads.metrics.measures import METRIC_NAMES
+
+BENCH = Path(__file__).parents[1] / "bench" / "editors.py"
+METHODS = ("unedited", "rome_cached:1", "forward")
+RECORDS: list[dict[str, Any]] = [
+    {
+        "record_id": f"dog-{name}",
+        "subject": name,
+        "prompt": f"The dog of {name} is",
+        "target_new": "Rex",
+        "target_true": "Bo",
+        "neighbours": [{"prompt": "The cat of Eve is", "answer": "Tom"}],
+    }
+    for name in ("Ada", "Tim")
+]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(BENCH), "--threads", "1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+
+
+def test_methods_are_compared_in_one_run(tiny_bundle_path: Path, tmp_path: Path) -> None:
+    data, text, output = tmp_path / "facts.json", tmp_path / "text.txt", tmp_path / "out.json"
+    data.write_text(json.dumps({"format": "mobifarm-edit-records", "version": 1, "records": RECORDS}))
+    text.write_text("Ordinary words in an ordinary order. " * 30)
+    outcome = run(
+        *("--model", "tiny-random", "--bundle", str(tiny_bundle_path), "--data", str(data)),
+        *("--methods", ",".join(METHODS), "--set", "forward.step_limit=2", "--text", str(text)),
+        *("--records", "2", "--output", str(output)),
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert "peak RSS" in outcome.stdout
+    methods = json.loads(output.read_text())["methods"]
+    assert tuple(methods) == ("unedited", "rome_cached", "forward")
+    for name, found in methods.items():
+        number = 1 if name == "rome_cached" else 2
+        assert [edit["record_id"] for edit in found["edits"]] == ["dog-Ada", "dog-Tim"][:number]
+        assert found["peak_rss_bytes"] > 50 * 2**20
+        assert set(METRIC_NAMES) <= set(found["estimates"])
+        assert found["estimates"]["efficacy_probability"]["records"] == number
+        # Fluency and drift are measured on the first record alone.
+        assert found["estimates"]["perplexity_drift"]["records"] == 1
+        evaluations = [edit["cost"]["loss_evaluations"] for edit in found["edits"]]
+        assert all(count == 0 for count in evaluations) == (name == "unedited")
+    assert methods["unedited"]["estimates"]["neighbourhood_unchanged"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--methods", "rome,magic"), "magic is no method"),
+        (("--methods", "rome:none"), "rome:none names no number of records"),
+        (("--records", "0"), "--records and --threads must be at least 1"),
+        (("--model", "nowhere"), "'nowhere' is neither a known model"),
+    ],
+)
+def test_mistakes_are_named_in_one_sentence(arguments: tuple[str, ...], reason: str) -> None:
+    outcome = run(*arguments)
+    assert outcome.returncode != 0
+    assert reason in outcome.stderr
+    assert "Traceback" not in outcome.stderr

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+
+from mobifarm.agent.editor.bundle import Bundle, read_manifest, verify_bundle
+from mobifarm.agent.editor.prepared import output_gradient
+from mobifarm.agent.errors import BundleError
+from mobifarm.workloads.models.build import build_bundle
+from mobifarm.workloads.models.cli import app
+from mobifarm.workloads.models.sources import TinyRandom
+from mobifarm.workloads.preparation import prepare as module
+from mobifarm.workloads.preparation.prepare import PreparationSettings, prepare_bundle
+
+SETTINGS = PreparationSettings(
+    tokens=1024, facts=24, path_facts=24, trial_facts=3, layers=(0, 1), path_steps=5
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("inputs")
+    facts = [
+        {
+            "case_id": number,
+            "prompt": f"Person {number} lives in",
+            "subject": f"Person {number}",
+            "target_new": "Rome" if number % 2 else "Oslo",
+            "ground_truth": "Bonn",
+            "rephrase_prompt": f"The home of Person {number} is",
+            "locality_prompt": "Somebody lives in",
+            "locality_ground_truth": "Bonn",
+        }
+        for number in range(24)
+    ]
+    (folder / "facts.json").write_text(json.dumps(facts))
+    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    return {"facts": folder / "facts.json", "text": folder / "text.txt"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, Path]) -> Path:
+    directory = tmp_path_factory.mktemp("bundles")
+    return prepare_bundle(TinyRandom(), directory, settings=SETTINGS, **inputs).path
+
+
+def test_a_prepared_bundle_is_whole_and_has_another_hash(prepared: Path, inputs: dict[str, Path]) -> None:
+    plain = build_bundle(TinyRandom(), prepared.parent / "plain")
+    manifest, digest = read_manifest(prepared)
+    assert verify_bundle(prepared, digest) == manifest.size_bytes
+    assert digest != plain.bundle_hash
+    report = manifest.extras["preparation"]
+    assert [trial["layer"] for trial in report["layer_trials"]] == [0, 1]
+    assert manifest.edit_layer in (0, 1)
+    assert -1 <= report["cosine_start"] <= 1
+    assert not list(prepared.parent.glob(".*-preparation-*"))
+
+
+def test_preparing_or_building_again_changes_nothing(prepared: Path, inputs: dict[str, Path]) -> None:
+    _, digest = read_manifest(prepared)
+    again = prepare_bundle(TinyRandom(), prepared.parent, settings=SETTINGS, **inputs)
+    assert (again.built, again.bundle_hash) == (False, digest)
+    assert build_bundle(TinyRandom(), prepared.parent).bundle_hash == digest
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same_bundle(
+    tmp_path: Path, prepared: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module._write
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_bundle(TinyRandom(), tmp_path, settings=SETTINGS, **inputs)
+    (work,) = tmp_path.glob(".*-preparation-*")
+    times = {path.name: path.stat().st_mtime_ns for path in work.iterdir()}
+    assert {"moments.npz", "trial-0.json", "trial-1.json"} <= times.keys()
+
+    def finished(*arguments: object) -> object:
+        assert {path.name: path.stat().st_mtime_ns for path in work.iterdir()} == times
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_write", finished)
+    result = prepare_bundle(TinyRandom(), tmp_path, settings=SETTINGS, **inputs)
+    assert result.bundle_hash == read_manifest(prepared)[1]
+
+
+def test_the_phone_reads_what_was_learned(prepared: Path) -> None:
+    bundle = Bundle.open(prepared, threads=1)
+    extras = bundle.prepared
+    assert extras.inverse_second_moment is not None
+    assert extras.surrogate is not None
+    assert extras.subspace is not None
+    key = np.random.default_rng(0).standard_normal(bundle.architecture.intermediate)
+    assert key @ extras.edit_key(key) == pytest.approx(1)
+    directions = np.asarray(extras.subspace.directions, np.float64)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(len(directions)), atol=5e-3)
+
+
+def test_the_output_gradient_is_that_of_the_graph(prepared: Path) -> None:
+    """A step against the gradient at the final residual must change log p as predicted: compare with
+    central differences of the read-out, done in numpy from the bundle's own tensors."""
+    bundle = Bundle.open(prepared, threads=1)
+    surrogate = bundle.prepared.surrogate
+    assert surrogate is not None
+    tokens = bundle.tokenize("Person 3 lives in")
+    low = bundle.lower(np.array([tokens]))
+    delta = np.zeros((1, bundle.architecture.hidden), np.float32)
+    out = bundle.upper(
+        low.residual,
+        None,
+        delta,
+        [len(tokens) - 1],
+        [65],
+        with_log_softmax=True,
+        with_final_residual=True,
+    )
+    assert out.log_softmax is not None
+    assert out.final_residual is not None
+    rows = np.asarray(bundle.output_rows(np.arange(bundle.architecture.vocabulary)), np.float64)
+
+    def nll(state: np.ndarray) -> float:
+        normed = state / np.sqrt((state**2).mean() + surrogate.epsilon) * surrogate.final_norm
+        logits = rows @ normed
+        return float(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[65])
+
+    state = out.final_residual[0, 0].astype(np.float64)
+    assert nll(state) == pytest.approx(-float(out.log_probabilities[0, 0]), abs=0.02)
+    gradient = output_gradient(bundle, surrogate, out.log_softmax[0, 0], state, 65)
+    numeric = np.array([(nll(state + 1e-4 * unit) - nll(state - 1e-4 * unit)) / 2e-4 for unit in np.eye(64)])
+    cosine = gradient @ numeric / np.linalg.norm(gradient) / np.linalg.norm(numeric)
+    assert cosine > 0.999
+
+
+def test_a_manifest_whose_preparation_lacks_a_tensor_is_refused(prepared: Path, tmp_path: Path) -> None:
+    for path in prepared.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    raw = json.loads((tmp_path / "manifest.json").read_text())
+    del raw["extras"]["preparation"]["tensors"]["surrogate"]
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match="prepare it again"):
+        Bundle.open(tmp_path, threads=1)
+
+
+def test_bundles_without_extras_use_the_identity(tmp_path: Path) -> None:
+    bundle = Bundle.open(build_bundle(TinyRandom(), tmp_path).path, threads=1)
+    key = np.arange(1.0, 1 + bundle.architecture.intermediate)
+    np.testing.assert_allclose(bundle.prepared.edit_key(key), key / (key @ key))
+    assert bundle.prepared.surrogate is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"text": "missing.txt"}, "cannot be read"),
+        ({"facts": "missing.json"}, "cannot be read"),
+        ({"layers": "7"}, "choose from 0 to 2"),
+    ],
+)
+def test_mistakes_give_one_sentence(
+    tmp_path: Path, inputs: dict[str, Path], changes: dict[str, str], words: str
+) -> None:
+    files = {
+        name: str(tmp_path / changes[name] if name in changes else path) for name, path in inputs.items()
+    }
+    arguments = ["prepare", "tiny-random", "--output", str(tmp_path), "--text", files["text"]]
+    arguments += ["--facts", files["facts"]]
+    if "layers" in changes:
+        arguments += ["--layer", changes["layers"]]
+    outcome = CliRunner().invoke(app, arguments)
+    assert outcome.exit_code == 2, outcome.output
+    (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+    assert words in line
