@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from mobifarm.agent.editor.bundle import Bundle, read_manifest, verify_bundle
+from mobifarm.agent.editor.bundle import Bundle
+from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
 from mobifarm.agent.editor.edit import check_edit, edit
 from mobifarm.agent.editor.manifest import Architecture, Manifest
 from mobifarm.agent.editor.methods import validate_settings

@@ -20,22 +20,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mobifarm.agent.editor.manifest import (
-    MANIFEST_NAME,
-    Architecture,
-    Manifest,
-    StoredTensor,
-    manifest_hash,
-    parse_manifest,
-)
+from mobifarm.agent.editor.bundle_files import map_tensor, read_manifest, verify_bundle
+from mobifarm.agent.editor.manifest import Architecture, Manifest
 from mobifarm.agent.editor.prepared import Prepared, load_prepared
 from mobifarm.agent.editor.tokenizer import Tokenizer
-from mobifarm.agent.errors import BundleError, BundleNotFound, InputError
+from mobifarm.agent.errors import BundleError, InputError
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-_HASH_CHUNK_BYTES = 1 << 20
 _PROBE_TOKENS = 8
 
 
@@ -87,55 +80,6 @@ class UpperOutput:
     final_residual: Floats | None = None
 
 
-def read_manifest(path: Path) -> tuple[Manifest, str]:
-    """The manifest of the bundle in the folder ``path`` and the bundle's hash.
-
-    Raises:
-        BundleNotFound: there is no manifest.
-        BundleError: it cannot be read by this version.
-    """
-    try:
-        raw = (path / MANIFEST_NAME).read_bytes()
-    except FileNotFoundError as error:
-        raise BundleNotFound(f"no model bundle in {path}: build or push it first") from error
-    except OSError as error:
-        raise BundleError(f"{MANIFEST_NAME} of {path.name} cannot be read: {error.strerror}") from error
-    return parse_manifest(raw), manifest_hash(raw)
-
-
-def verify_bundle(path: Path, expected_hash: str | None = None) -> int:
-    """Check every file of the bundle in ``path`` against its manifest.
-
-    Returns:
-        Bytes of all files but the manifest.
-
-    Raises:
-        BundleNotFound: there is no manifest.
-        BundleError: the manifest has another hash than ``expected_hash``, or a file is missing or damaged.
-    """
-    manifest, found_hash = read_manifest(path)
-    if expected_hash is not None and found_hash != expected_hash:
-        raise BundleError(
-            f"the bundle in {path.name} has hash {found_hash}, not {expected_hash}: push it again"
-        )
-    for name, file in sorted(manifest.files.items()):
-        try:
-            size = (path / name).stat().st_size
-            digest = _file_hash(path / name) if size == file.size else ""
-        except OSError as error:
-            reason = error.strerror
-            raise BundleError(
-                f"{name} of bundle {manifest.name} cannot be read ({reason}): push it again"
-            ) from error
-        if size != file.size:
-            raise BundleError(
-                f"{name} of bundle {manifest.name} has {size} bytes instead of {file.size}: push it again"
-            )
-        if digest != file.sha256:
-            raise BundleError(f"{name} of bundle {manifest.name} is damaged (sha256 differs): push it again")
-    return manifest.size_bytes
-
-
 def stack_caches(caches: Sequence[Cache]) -> Cache:
     """Put the prefixes of several contexts side by side, shorter ones masked, for one batched call."""
     longest = max(cache.past.shape[3] for cache in caches)
@@ -154,16 +98,16 @@ class Bundle:
         self.manifest = manifest
         self.bundle_hash = bundle_hash
         self.tokenizer = Tokenizer(path / manifest.tokenizer.file, manifest.tokenizer)
-        self._embedding = _map_tensor(path, manifest.tensors["embedding"])
+        self._embedding = map_tensor(path, manifest.tensors["embedding"])
         scales = manifest.tensors.get("embedding_scales")
-        self._embedding_scales = None if scales is None else np.array(_map_tensor(path, scales))
+        self._embedding_scales = None if scales is None else np.array(map_tensor(path, scales))
         self._output, self._output_scales = self._embedding, self._embedding_scales
         if "output" in manifest.tensors:
-            self._output = _map_tensor(path, manifest.tensors["output"])
+            self._output = map_tensor(path, manifest.tensors["output"])
             scales = manifest.tensors.get("output_scales")
-            self._output_scales = None if scales is None else np.array(_map_tensor(path, scales))
+            self._output_scales = None if scales is None else np.array(map_tensor(path, scales))
         self._prepared = load_prepared(path, manifest)
-        self._edited_down_proj = _map_tensor(path, manifest.tensors["edited_down_proj"])
+        self._edited_down_proj = map_tensor(path, manifest.tensors["edited_down_proj"])
         # A profiled first call proves where the graphs really run; afterwards profiling costs nothing.
         with tempfile.TemporaryDirectory(prefix="mobifarm-placement-") as folder:
             self._lower, self._upper = (
@@ -412,17 +356,3 @@ def _nodes_by_provider(*sessions: onnxruntime.InferenceSession) -> Mapping[str, 
             if provider and event["name"].endswith("_kernel_time"):
                 nodes[provider] += 1
     return nodes
-
-
-def _map_tensor(path: Path, tensor: StoredTensor) -> NDArray[Any]:
-    return np.memmap(
-        path / tensor.file, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape
-    )
-
-
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

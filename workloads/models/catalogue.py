@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobifarm.agent.editor.bundle import read_manifest
+from mobifarm.agent.editor.bundle_files import read_manifest
 from mobifarm.agent.errors import BundleError
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.paths import bundles_directory

@@ -146,7 +146,7 @@ def show(name: str, output: Directory = None, as_json: Json = False) -> None:
 
 
 def _found(directory: Path) -> Iterator[tuple[Path, Manifest, str]]:
-    from mobifarm.agent.editor.bundle import read_manifest
+    from mobifarm.agent.editor.bundle_files import read_manifest
     from mobifarm.agent.errors import BundleError
 
     for path in sorted(directory.glob("[!.]*/manifest.json")):

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobifarm.agent.editor import EditRecord
-from mobifarm.agent.editor.bundle import read_manifest
+from mobifarm.agent.editor.bundle_files import read_manifest
 from mobifarm.agent.editor.manifest import MANIFEST_NAME, PREPARATION, Manifest, StoredTensor, manifest_hash
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import InputError

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mobifarm.agent.editor.bundle import Bundle, read_manifest, verify_bundle
+from mobifarm.agent.editor.bundle import Bundle
+from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
 from mobifarm.agent.editor.manifest import manifest_hash, parse_manifest
 from mobifarm.agent.errors import BundleError, BundleNotFound
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mobifarm.agent.editor.bundle import read_manifest, verify_bundle
+from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.build import Precision, build_bundle
 from mobifarm.workloads.models.sources import HuggingFaceFolder, TinyRandom, find_source

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from mobifarm.agent.editor.bundle import Bundle, read_manifest, verify_bundle
+from mobifarm.agent.editor.bundle import Bundle
+from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
 from mobifarm.agent.editor.prepared import output_gradient
 from mobifarm.agent.errors import BundleError
 from mobifarm.workloads.models.build import build_bundle
