@@ -89,6 +89,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default=SMOLLM2_NAME, help="a model that `mobifarm models build` knows")
     parser.add_argument("--bundle", type=Path, help="the model's bundle (default: the one in the user cache)")
     parser.add_argument("--data", type=Path, default=data, help="JSON file of edit records")
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        help="leave out facts about the subjects of this file, such as those of a preparation",
+    )
     parser.add_argument("--records", type=int, default=4, help="how many, evenly spread; 200 for a full run")
     parser.add_argument(
         "--methods",
@@ -195,6 +200,9 @@ def _editor(arguments: argparse.Namespace) -> Editor:
 
 def _records(arguments: argparse.Namespace) -> list[Any]:
     records = read_records(arguments.data)
+    if arguments.exclude:
+        fitted = {record.subject for record in read_records(arguments.exclude)}
+        records = [record for record in records if record.subject not in fitted]
     chosen = np.linspace(0, len(records), min(arguments.records, len(records)), endpoint=False)
     return [records[int(index)] for index in chosen]
 
@@ -367,6 +375,7 @@ def _document(runs: dict[str, Run], arguments: argparse.Namespace) -> dict[str, 
         "model": arguments.model,
         "edit_layer": manifest.edit_layer,
         "data": arguments.data.name,
+        "excluded": arguments.exclude.name if arguments.exclude else None,
         "threads": arguments.threads,
         "second_moment": "bundle" if prepared and arguments.second_moment == "bundle" else "identity",
         "settings": arguments.set,
