@@ -12,8 +12,8 @@ Item = TypeVar("Item")
 class ReportBuffer(Generic[Item]):
     """A numbered buffer: the reader names the last number it has, so that a lost answer loses no report.
 
-    ``limit`` bounds the memory when nobody reads: the oldest are dropped and counted, and the reader,
-    seeing the gap, attaches the phones anew to learn their present state.
+    ``limit`` bounds the memory when nobody reads: the oldest are dropped. What mattered among them is met again
+    when the phone next connects; its agent keeps results until they are acknowledged.
     """
 
     def __init__(self, limit: int = 100_000) -> None:

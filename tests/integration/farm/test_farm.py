@@ -189,3 +189,24 @@ def test_mistakes_are_one_sentence(farm: Any, tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "nonsense" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_hung_phones_edit_is_done_elsewhere(farm: Any, spec: Spec) -> None:
+    farm.up()
+    job_id = farm.submit(spec(2, SLOW))
+    attempt = farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
+    phone = next(phone for phone in farm.phones.phones if phone.address == attempt.device_id)
+    control = farm.phones.control(phone)
+    control.hang()
+    farm.wait(
+        lambda reader: any(
+            device.state != "leased" and device.device_id == attempt.device_id for device in reader.devices()
+        ),
+        "the farm noticing the hung phone",
+    )
+    farm.wait_done(job_id)
+    control.resume()
+    with farm.reader() as reader:
+        results = list(reader.results(job_id))
+    assert len(results) == 2
+    assert attempt.attempt_id not in {result.attempt_id for result in results}
