@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 class ReportBuffer(Generic[Item]):
     """A numbered buffer: the reader names the last number it has, so that a lost answer loses no report.
 
-    ``limit`` bounds the memory when nobody reads: the oldest are dropped. What mattered among them is met again
+    ``limit`` bounds the memory when nobody reads: the oldest are dropped. What mattered is met again
     when the phone next connects; its agent keeps results until they are acknowledged.
     """
 
