@@ -19,6 +19,8 @@ from mobifarm.controller.store.read import StoreReader
 from mobifarm.simulator.virtual_phones import VirtualPhones
 
 DEADLINE_S = 240.0
+# Short, so that tests of a lost phone end soon. Where a phone must not count as lost, ask for longer: on a
+# busy computer connecting again alone can take seconds.
 LOST_GRACE_S = 2.0
 
 
@@ -47,9 +49,9 @@ class FarmUnderTest:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "MOBIFARM_HOME": str(self.home)}
 
-    def up(self) -> subprocess.Popen[str]:
+    def up(self, lost_grace_s: float = LOST_GRACE_S) -> subprocess.Popen[str]:
         """Start the farm and wait until it answers; ended with the test at the latest."""
-        arguments = ["up", "--lost-grace", str(LOST_GRACE_S)]
+        arguments = ["up", "--lost-grace", str(lost_grace_s)]
         for phone in self.phones.phones:
             arguments += ["--device", phone.address]
         log = self._stack.enter_context((self.home / "up.log").open("a"))

@@ -72,7 +72,7 @@ def test_unplugged_phones_edit_is_done_once_elsewhere(farm: Any, spec: Spec) -> 
 
 
 def test_short_unplugging_resumes_the_same_attempt(farm: Any, spec: Spec) -> None:
-    farm.up()
+    farm.up(lost_grace_s=120.0)
     job_id = farm.submit(spec(2, SLOW))
     attempt = farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
     phone = next(phone for phone in farm.phones.phones if phone.address == attempt.device_id)
