@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,13 @@ from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.records import parse_records, record_from_mapping, record_to_mapping
 from mobifarm.workloads.spec import DatasetSpec
 
-__all__ = ["load_records", "read_records", "record_from_mapping", "record_to_mapping"]
+__all__ = [
+    "load_records",
+    "read_records",
+    "record_from_mapping",
+    "record_to_mapping",
+    "without_subjects_of",
+]
 
 FILE_LIMIT_BYTES: Final = 256 * 2**20
 _BUILTIN_FILES: Final = {"personal-facts": "personal_facts.json"}
@@ -44,6 +51,15 @@ def read_records(path: Path, form: str = "auto") -> list[EditRecord]:
         WorkloadInputError: the file cannot be read or any record is malformed.
     """
     return parse_records(_read_json(path), str(path), form)
+
+
+def without_subjects_of(records: Sequence[EditRecord], others: Iterable[EditRecord]) -> list[EditRecord]:
+    """The records about subjects that none of ``others`` is about; letter case does not matter.
+
+    The files of CounterFact overlap, and what was fitted on a fact must not be judged on it.
+    """
+    subjects = {other.subject.casefold() for other in others}
+    return [record for record in records if record.subject.casefold() not in subjects]
 
 
 def select_records(records: list[EditRecord], dataset: DatasetSpec) -> list[EditRecord]:

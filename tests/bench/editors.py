@@ -32,7 +32,7 @@ from mobifarm.agent.editor.manifest import MANIFEST_NAME, parse_manifest, prepar
 from mobifarm.agent.editor.methods import METHOD_NAMES
 from mobifarm.agent.editor.prepared import load_prepared
 from mobifarm.agent.errors import AgentError, InputError
-from mobifarm.workloads.datasets import read_records
+from mobifarm.workloads.datasets import read_records, without_subjects_of
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.metrics.comparison import (
     COSTS,
@@ -201,8 +201,7 @@ def _editor(arguments: argparse.Namespace) -> Editor:
 def _records(arguments: argparse.Namespace) -> list[Any]:
     records = read_records(arguments.data)
     if arguments.exclude:
-        fitted = {record.subject for record in read_records(arguments.exclude)}
-        records = [record for record in records if record.subject not in fitted]
+        records = without_subjects_of(records, read_records(arguments.exclude))
     chosen = np.linspace(0, len(records), min(arguments.records, len(records)), endpoint=False)
     return [records[int(index)] for index in chosen]
 

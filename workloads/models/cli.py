@@ -82,6 +82,10 @@ def prepare(
     ],
     text: Annotated[Path, typer.Option(help="Ordinary text, UTF-8, for the second moments.")],
     facts: Annotated[Path, typer.Option(help="JSON file of facts to learn from; never evaluate on them.")],
+    exclude: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of facts to evaluate on: facts about their subjects are not learned."),
+    ] = None,
     layer: Annotated[
         list[int] | None, typer.Option(help="Candidate layer to edit, from 0; repeat it for several.")
     ] = None,
@@ -105,6 +109,7 @@ def prepare(
                 output or bundles_directory(),
                 text=text,
                 facts=facts,
+                exclude=exclude,
                 settings=settings,
                 progress=progress,
             )

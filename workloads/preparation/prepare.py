@@ -25,7 +25,7 @@ from mobifarm.agent.editor.bundle_files import read_manifest
 from mobifarm.agent.editor.manifest import MANIFEST_NAME, PREPARATION, Manifest, StoredTensor, manifest_hash
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import InputError
-from mobifarm.workloads.datasets import read_records
+from mobifarm.workloads.datasets import read_records, without_subjects_of
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.build import (
     BuildResult,
@@ -95,6 +95,7 @@ def prepare_bundle(
     *,
     text: Path,
     facts: Path,
+    exclude: Path | None = None,
     settings: PreparationSettings | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
@@ -105,6 +106,7 @@ def prepare_bundle(
         directory: folder of the bundles.
         text: ordinary text, UTF-8, for the second moments.
         facts: JSON file of records; never evaluate on them.
+        exclude: JSON file of records to be evaluated on: facts about their subjects are left out.
         settings: how much to learn from.
         progress: told how it goes.
 
@@ -115,10 +117,14 @@ def prepare_bundle(
         WorkloadInputError: a file cannot be read or is too small, or a layer is not in the model.
     """
     settings, progress = settings or PreparationSettings(), progress or Progress()
-    records = read_records(facts)[: settings.facts]
+    records = read_records(facts)
+    if exclude:
+        records = without_subjects_of(records, read_records(exclude))
+    records = records[: settings.facts]
     if len(records) < 2 * _HELD_OUT_SHARE:
-        raise WorkloadInputError(f"{facts.name} has {len(records)} facts: at least 16 are needed")
-    inputs = _inputs_hash(source, text, facts, settings)
+        left = f"{len(records)} facts" + (f" beside those of {exclude.name}" if exclude else "")
+        raise WorkloadInputError(f"{facts.name} has {left}: at least 16 are needed")
+    inputs = _inputs_hash(source, text, facts, exclude, settings)
     present = build_bundle(source, directory, progress=progress)
     manifest, found_hash = read_manifest(present.path)
     if manifest.extras.get(PREPARATION, {}).get("inputs") == inputs:
@@ -383,12 +389,15 @@ def _replace(path: Path, data: bytes) -> None:
     os.replace(unfinished, path)
 
 
-def _inputs_hash(source: Source, text: Path, facts: Path, settings: PreparationSettings) -> str:
+def _inputs_hash(
+    source: Source, text: Path, facts: Path, exclude: Path | None, settings: PreparationSettings
+) -> str:
     here = Path(__file__).parent
     try:
         files = {
             name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for name, path in (("text", text), ("facts", facts))
+            for name, path in (("text", text), ("facts", facts), ("exclude", exclude))
+            if path is not None
         }
     except OSError as error:
         raise WorkloadInputError(f"{error.filename} cannot be read ({error.strerror})") from error

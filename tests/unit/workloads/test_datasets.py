@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mobifarm.agent.editor.types import EditRecord
-from mobifarm.workloads.datasets import load_records, read_records, select_records
+from mobifarm.workloads.datasets import load_records, read_records, select_records, without_subjects_of
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.spec import DatasetSpec
 
@@ -80,6 +81,12 @@ def test_unknown_ids_and_empty_selections_are_refused(facts: list[EditRecord]) -
         select_records(facts, DatasetSpec(builtin="personal-facts", record_ids=["dog-1", "nowhere"]))
     with pytest.raises(WorkloadInputError, match="choose a smaller offset"):
         select_records(facts, DatasetSpec(builtin="personal-facts", offset=1000))
+
+
+def test_facts_about_the_same_subjects_are_left_out_whatever_their_case(facts: list[EditRecord]) -> None:
+    first = dataclasses.replace(facts[0], subject=facts[0].subject.upper(), prompt=facts[0].prompt.upper())
+    kept = without_subjects_of(facts, [first])
+    assert kept == [record for record in facts if record.subject != facts[0].subject] != facts
 
 
 def test_a_relative_file_is_found_beside_the_spec(tmp_path: Path) -> None:

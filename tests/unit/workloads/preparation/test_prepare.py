@@ -70,6 +70,23 @@ def test_preparing_or_building_again_changes_nothing(prepared: Path, inputs: dic
     assert build_bundle(TinyRandom(), prepared.parent).bundle_hash == digest
 
 
+def test_facts_to_evaluate_on_are_not_learned(
+    tmp_path: Path, prepared: Path, inputs: dict[str, Path]
+) -> None:
+    facts = json.loads(inputs["facts"].read_text())
+    kept, judged = tmp_path / "kept.json", tmp_path / "judged.json"
+    kept.write_text(json.dumps(facts[5:]))
+    judged.write_text(json.dumps(facts[:5]))
+
+    def learned(directory: str, **chosen: Path) -> bytes:
+        bundle = prepare_bundle(TinyRandom(), tmp_path / directory, settings=SETTINGS, **{**inputs, **chosen})
+        return (bundle.path / "prepared.bin").read_bytes()
+
+    excluded = learned("excluded", exclude=judged)
+    assert excluded == learned("kept", facts=kept)
+    assert excluded != (prepared / "prepared.bin").read_bytes()
+
+
 def test_an_interrupted_run_goes_on_and_gives_the_same_bundle(
     tmp_path: Path, prepared: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +181,7 @@ def test_bundles_without_extras_use_the_identity(tmp_path: Path) -> None:
         ({"text": "missing.txt"}, "cannot be read"),
         ({"facts": "missing.json"}, "cannot be read"),
         ({"layers": "7"}, "choose from 0 to 2"),
+        ({"exclude": "facts.json"}, "has 0 facts beside those of facts.json: at least 16"),
     ],
 )
 def test_mistakes_give_one_sentence(
@@ -176,6 +194,8 @@ def test_mistakes_give_one_sentence(
     arguments += ["--facts", files["facts"]]
     if "layers" in changes:
         arguments += ["--layer", changes["layers"]]
+    if "exclude" in changes:
+        arguments += ["--exclude", files["facts"]]
     outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 2, outcome.output
     (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
