@@ -18,7 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +100,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--methods",
         default=",".join(name for name in METHODS if name not in SLOW),
-        help=f"of {', '.join(METHODS)};\nNAME:N takes the first N of the records alone, as mobiedit:2",
+        help=f"of {', '.join(METHODS)};\nNAME:N takes the first N of the records alone, as mobiedit:2;\n"
+        "NAME+LABEL is the method once more, with settings of its own",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="METHOD.NAME=VALUE", help="a setting")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="METHOD.NAME=VALUE",
+        help="a setting, as mobiedit.cache=exact or forward+long.contexts=6",
+    )
     parser.add_argument(
         "--second-moment",
         choices=("bundle", "identity"),
@@ -110,6 +119,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, default=WIKITEXT, help="ordinary text for the perplexity")
     parser.add_argument("--with-text", type=int, default=1, help="records with fluency and perplexity drift")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=1,
+        help="methods that run at the same time; above 1 seconds mean little",
+    )
     parser.add_argument("--output", type=Path, help="also write everything as JSON to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -117,8 +132,8 @@ def _arguments() -> argparse.Namespace:
         arguments.limits = _limits(arguments.methods)
     except ValueError as error:
         parser.error(str(error))
-    if min(arguments.records, arguments.threads) < 1:
-        parser.error("--records and --threads must be at least 1")
+    if min(arguments.records, arguments.threads, arguments.at_once) < 1:
+        parser.error("--records, --threads and --at-once must be at least 1")
     return arguments
 
 
@@ -127,12 +142,17 @@ def _limits(methods: str) -> dict[str, int | None]:
     limits: dict[str, int | None] = {}
     for text in methods.split(","):
         name, _, number = text.partition(":")
-        if name not in METHODS:
-            raise ValueError(f"{name} is no method: choose of {', '.join(METHODS)}")
+        if _method(name) not in METHODS:
+            raise ValueError(f"{_method(name)} is no method: choose of {', '.join(METHODS)}")
         if number and (not number.isdecimal() or not int(number)):
             raise ValueError(f"{text} names no number of records: write {name}:2 for the first two")
         limits[name] = int(number) if number else None
     return limits
+
+
+def _method(name: str) -> str:
+    """The method that runs under this name: ``forward+long`` is ``forward``."""
+    return name.partition("+")[0]
 
 
 # --- one method, in its own process ------------------------------------------------------------------------
@@ -176,13 +196,13 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def _editor(arguments: argparse.Namespace) -> Editor:
-    method, folder = arguments.worker, _bundle_folder(arguments)
+    method, folder = _method(arguments.worker), _bundle_folder(arguments)
     if method in METHOD_NAMES:
         from mobifarm.agent.editor.bundle import Bundle
         from mobifarm.workloads.metrics.bundle_model import BundleEditor
 
         bundle = Bundle.open(folder, threads=arguments.threads, verify=False)
-        return BundleEditor(bundle, method, _settings(arguments.set, method), SEED)
+        return BundleEditor(bundle, method, _settings(arguments.set, arguments.worker), SEED)
     import torch
 
     from mobifarm.workloads.baselines.editors import baseline
@@ -258,16 +278,19 @@ class Run:
 def _compare(arguments: argparse.Namespace) -> None:
     _bundle_folder(arguments)
     count = len(_records(arguments))
-    runs: dict[str, Run] = {}
+    found: dict[str, Run] = {}
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with (
+        Progress(*columns, console=Console(stderr=True)) as progress,
+        ThreadPoolExecutor(arguments.at_once) as pool,
+    ):
+        waiting = {}
         for method, limit in arguments.limits.items():
             task = progress.add_task(method, total=2 * (min(limit, count) if limit else count))
-
-            def tick(task: Any = task) -> None:
-                progress.advance(task)
-
-            runs[method] = _run_worker(method, tick)
+            waiting[pool.submit(_run_worker, method, partial(progress.advance, task))] = method
+        for done in as_completed(waiting):
+            found[waiting[done]] = done.result()
+            runs = {method: found[method] for method in arguments.limits if method in found}
             if arguments.output:
                 # After every method, so that a long run that is cut short leaves what it has.
                 text = json.dumps(_document(runs, arguments), indent=1, allow_nan=False)
@@ -290,7 +313,9 @@ def _run_worker(method: str, tick: Callable[[], None]) -> Run:
             else:
                 tick()
     if process.returncode or done is None:
-        sys.exit(f"error: the process of {method} ended with {process.returncode}; its message stands above")
+        raise WorkloadInputError(
+            f"the process of {method} ended with {process.returncode}; its message stands above"
+        )
     return Run([MeasuredEdit(**edit) for edit in done["edits"]], done["peak_rss_bytes"])
 
 
@@ -376,6 +401,7 @@ def _document(runs: dict[str, Run], arguments: argparse.Namespace) -> dict[str, 
         "data": arguments.data.name,
         "excluded": arguments.exclude.name if arguments.exclude else None,
         "threads": arguments.threads,
+        "methods_at_once": arguments.at_once,
         "second_moment": "bundle" if prepared and arguments.second_moment == "bundle" else "identity",
         "settings": arguments.set,
         "methods": {

@@ -14,7 +14,7 @@ import pytest
 from mobifarm.workloads.metrics.measures import METRIC_NAMES
 
 BENCH = Path(__file__).parents[1] / "bench" / "editors.py"
-METHODS = ("unedited", "rome_cached:1", "forward")
+METHODS = ("unedited", "rome_cached:1", "forward", "forward+long:1")
 RECORDS: list[dict[str, Any]] = [
     {
         "record_id": f"dog-{name}",
@@ -41,14 +41,14 @@ def test_methods_are_compared_in_one_run(tiny_bundle_path: Path, tmp_path: Path)
     outcome = run(
         *("--model", "tiny-random", "--bundle", str(tiny_bundle_path), "--data", str(data)),
         *("--methods", ",".join(METHODS), "--set", "forward.step_limit=2", "--text", str(text)),
-        *("--records", "2", "--output", str(output)),
+        *("--set", "forward+long.step_limit=5", "--at-once", "2", "--records", "2", "--output", str(output)),
     )
     assert outcome.returncode == 0, outcome.stderr
     assert "peak RSS" in outcome.stdout
     methods = json.loads(output.read_text())["methods"]
-    assert tuple(methods) == ("unedited", "rome_cached", "forward")
+    assert tuple(methods) == ("unedited", "rome_cached", "forward", "forward+long")
     for name, found in methods.items():
-        number = 1 if name == "rome_cached" else 2
+        number = 1 if name in ("rome_cached", "forward+long") else 2
         assert [edit["record_id"] for edit in found["edits"]] == ["dog-Ada", "dog-Tim"][:number]
         assert found["peak_rss_bytes"] > 50 * 2**20
         assert set(METRIC_NAMES) <= set(found["estimates"])
@@ -57,6 +57,8 @@ def test_methods_are_compared_in_one_run(tiny_bundle_path: Path, tmp_path: Path)
         assert found["estimates"]["perplexity_drift"]["records"] == 1
         evaluations = [edit["cost"]["loss_evaluations"] for edit in found["edits"]]
         assert all(count == 0 for count in evaluations) == (name == "unedited")
+    short, long = (methods[name]["edits"][0]["cost"] for name in ("forward", "forward+long"))
+    assert long["loss_evaluations"] > short["loss_evaluations"]
     assert methods["unedited"]["estimates"]["neighbourhood_unchanged"]["value"] == 1
 
 
@@ -65,7 +67,7 @@ def test_methods_are_compared_in_one_run(tiny_bundle_path: Path, tmp_path: Path)
     [
         (("--methods", "rome,magic"), "magic is no method"),
         (("--methods", "rome:none"), "rome:none names no number of records"),
-        (("--records", "0"), "--records and --threads must be at least 1"),
+        (("--records", "0"), "--records, --threads and --at-once must be at least 1"),
         (("--model", "nowhere"), "'nowhere' is neither a known model"),
     ],
 )
