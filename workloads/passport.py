@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from mobifarm.agent.editor.settings import settings_hash
+
 MODELLED: Final = "modelled"
 MEASURED: Final = "measured"
 _EMULATED: Final = ("virtual", "qemu_arm64")
@@ -37,6 +39,7 @@ def passport(
     properties: Mapping[str, str],
     agent_version: str,
     sensors: Sequence[Mapping[str, Any]],
+    payload: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything a reader needs to judge a result, as plain JSON.
@@ -49,11 +52,14 @@ def passport(
         properties: the phone's Android properties.
         agent_version: of the agent that answered.
         sensors: as described by the agent: name, source, readable, unit, sign, reason.
+        payload: what was asked for, from :func:`mobifarm.workloads.planner.plan`; it stands where an edit
+            that did not run to its end does not say what it was.
         result: from :func:`mobifarm.workloads.messages.result_to_mapping`; a refused edit has little of it.
     """
     run = result.get("execution") or {}
     telemetry = result.get("telemetry") or {}
     provenance = MODELLED if execution in _EMULATED else MEASURED
+    ran, asked = run.get("settings_json"), payload.get("settings")
     units = {str(sensor["name"]): str(sensor["unit"]) for sensor in sensors}
 
     def conditions(what: str, matches: Callable[[str], bool]) -> dict[str, Any]:
@@ -65,10 +71,10 @@ def passport(
         "host": host,
         "execution": execution,
         "agent_version": run.get("agent_version") or agent_version,
-        "bundle_hash": run.get("bundle_hash"),
-        "method": run.get("method"),
-        "settings": _settings(run.get("settings_json")),
-        "settings_hash": run.get("settings_hash"),
+        "bundle_hash": run.get("bundle_hash") or payload.get("bundle_hash"),
+        "method": run.get("method") or payload.get("method"),
+        "settings": asked if ran is None else _settings(ran),
+        "settings_hash": run.get("settings_hash") or (None if asked is None else settings_hash(asked)),
         "accelerator": _accelerator(run),
         "returned_to_base": run.get("returned_to_base"),
         "memory": _memory(result.get("cost") or {}),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mobifarm.agent.editor.settings import settings_hash
 from mobifarm.workloads.passport import passport
 
 
@@ -55,6 +56,9 @@ RESULT: dict[str, Any] = {
 }
 
 
+PAYLOAD: dict[str, Any] = {"bundle_hash": "b", "method": "forward", "settings": {"step_limit": 60, "mu": 4.0}}
+
+
 def made(**changes: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "identity": Phone(),
@@ -64,6 +68,7 @@ def made(**changes: Any) -> dict[str, Any]:
         "properties": {"ro.product.model": "Pixel 8", "ro.soc.model": "Tensor G3"},
         "agent_version": "1.1",
         "sensors": SENSORS,
+        "payload": PAYLOAD,
         "result": RESULT,
     }
     return passport(**{**given, **changes})
@@ -144,6 +149,9 @@ def test_a_refused_edit_on_an_unknown_phone_has_every_field_too() -> None:
         "energy",
     ):
         assert refused[name]["reason"], name
+    assert (refused["bundle_hash"], refused["method"]) == ("b", "forward")
+    assert refused["settings"] == PAYLOAD["settings"]
+    assert refused["settings_hash"] == settings_hash(PAYLOAD["settings"])
     assert refused["memory"]["peak_rss_bytes"] is None
     assert refused["telemetry"]["samples"] is None
 
