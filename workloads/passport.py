@@ -14,6 +14,7 @@ from mobifarm.agent.editor.settings import settings_hash
 MODELLED: Final = "modelled"
 MEASURED: Final = "measured"
 _EMULATED: Final = ("virtual", "qemu_arm64")
+_COMPUTER: Final = "computer"
 _SETTINGS_LIMIT: Final = 65536
 
 
@@ -47,7 +48,7 @@ def passport(
     Args:
         identity: the phone, None where it was never known.
         epoch: its measurement epoch; results of different epochs are not comparable.
-        execution: ``phone``, ``qemu_arm64`` or ``virtual``.
+        execution: ``phone``, ``qemu_arm64``, ``virtual``, or ``computer`` for a baseline.
         host: name of the machine that owns the phone.
         properties: the phone's Android properties.
         agent_version: of the agent that answered.
@@ -75,7 +76,7 @@ def passport(
         "method": run.get("method") or payload.get("method"),
         "settings": asked if ran is None else _settings(ran),
         "settings_hash": run.get("settings_hash") or (None if asked is None else settings_hash(asked)),
-        "accelerator": _accelerator(run),
+        "accelerator": _accelerator(run, execution),
         "returned_to_base": run.get("returned_to_base"),
         "memory": _memory(result.get("cost") or {}),
         "temperatures": conditions("temperature", lambda name: units[name] == "degC"),
@@ -123,13 +124,16 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _accelerator(run: Mapping[str, Any]) -> dict[str, Any]:
+def _accelerator(run: Mapping[str, Any], execution: str) -> dict[str, Any]:
     nodes = run.get("nodes_by_provider") or None
+    reason = "no profiling trace came with this result"
+    if execution == _COMPUTER:
+        reason = "torch in fp32 on the weights that the bundle was built from: it runs no graph of the bundle"
     return {
         "name": run.get("accelerator"),
         "nodes_by_provider": nodes,
         "proof": "profiling trace of a real call on the phone" if nodes else None,
-        "reason": None if nodes else "no profiling trace came with this result",
+        "reason": None if nodes else reason,
     }
 
 
@@ -180,7 +184,7 @@ def _why_not(what: str, sensors: Sequence[Mapping[str, Any]], telemetry: Mapping
 
 
 def _energy(execution: str, telemetry: Mapping[str, Any]) -> dict[str, Any]:
-    if execution in _EMULATED:
+    if execution in (*_EMULATED, _COMPUTER):
         reason = "not a phone: there is no energy to measure"
     elif _charging(telemetry):
         reason = "the phone was charging: its fuel gauge tells the charger's current too"

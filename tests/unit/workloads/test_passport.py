@@ -116,6 +116,13 @@ def test_sensors_without_a_phone_are_modelled(execution: str) -> None:
     assert document["energy"] == {"joules": None, "reason": "not a phone: there is no energy to measure"}
 
 
+def test_a_baseline_says_that_it_ran_in_torch_on_the_computer() -> None:
+    execution = {**RESULT["execution"], "nodes_by_provider": {}}
+    document = made(execution="computer", result={**RESULT, "execution": execution})
+    assert "torch in fp32" in document["accelerator"]["reason"]
+    assert document["energy"]["reason"] == "not a phone: there is no energy to measure"
+
+
 def test_unread_conditions_say_why() -> None:
     document = made()
     assert document["clocks"]["first"] is None
