@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # Read by gRPC when it is imported; it would log a line for every connection that ends.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Read by OpenMP when torch is imported. Threads that spin while they wait for each other make an edit ten
+    # times slower where others want the processors too, as virtual phones do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     def runner(home: AgentHome) -> EditRunner:
         from mobifarm.workloads.baselines.runner import BaselineRunner

@@ -51,8 +51,6 @@ def test_baselines_run_on_the_computer_beside_the_phones(farm: Any, compare: Spe
         "rome": ("computer", 3, 0),
         "unedited": ("computer", 3, 0),
     }
-    accuracy = {label: row["quality"]["rewrite_accuracy"]["mean"] for label, row in rows.items()}
-    assert accuracy["rome"] > accuracy["unedited"]
     assert rows["rome"]["loss_evaluations_median"] > 0
     assert rows["rome"]["peak_rss_bytes_max"] > 0
     assert all(row["execution"] == "virtual" for row in document["summary"]["phones"])
@@ -61,6 +59,9 @@ def test_baselines_run_on_the_computer_beside_the_phones(farm: Any, compare: Spe
         passport = result["passport"]
         assert passport["returned_to_base"]
         assert (result["device_id"] == "computer") == (passport["method"] != "forward")
+        before, after = (result["result"]["scores"][0][f"wanted_{when}"] for when in ("before", "after"))
+        gained = after["log_probability"] - before["log_probability"]
+        assert gained == 0 if passport["method"] == "unedited" else gained > 0
     text = farm.run("results", job_id).stdout
     assert "torch in fp32 on this computer" in text
     assert "computer" in farm.run("devices").stdout
@@ -75,8 +76,8 @@ def test_baselines_run_on_the_computer_beside_the_phones(farm: Any, compare: Spe
 
 def test_a_killed_computer_is_started_again_and_its_edit_is_done(farm: Any, compare: Spec) -> None:
     farm.up()
-    endless = {"name": "rome", "settings": {"steps": 3000, "stop_loss": 0.0}}
-    job_id = farm.submit(compare(1, [endless, {"name": "unedited"}]))
+    job_id = farm.submit(compare(1, [{"name": "rome"}, {"name": "unedited"}]))
+    # The first edit of a process starts with importing torch: time enough to kill it.
     attempt = farm.wait(
         lambda reader: next((view for view in reader.attempts(job_id) if view.state == "running"), None),
         "a running attempt",
@@ -96,8 +97,7 @@ def test_a_killed_computer_is_started_again_and_its_edit_is_done(farm: Any, comp
 
 def test_a_killed_farm_leaves_no_computer_behind_and_takes_its_job_up_again(farm: Any, compare: Spec) -> None:
     process = farm.up()
-    long = {"name": "rome", "settings": {"steps": 1500, "stop_loss": 0.0}}
-    job_id = farm.submit(compare(2, [long]))
+    job_id = farm.submit(compare(2, [{"name": "rome"}]))
     farm.wait(lambda reader: any(view.state == "running" for view in reader.attempts(job_id)), "an attempt")
     pid = computer(farm)
     os.kill(process.pid, signal.SIGKILL)
