@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobifarm.agent.editor.bundle_files import map_tensor, verify_bundle
+from mobifarm.agent.editor.bundle_files import map_tensor, read_manifest, verify_bundle
 from mobifarm.agent.editor.contexts import tokenize_contexts
 from mobifarm.agent.editor.evaluation import Answer, probe_scores, questions, tokenize_questions
 from mobifarm.agent.editor.forward import Step
@@ -179,8 +179,13 @@ class BaselineRunner:
 
         torch.set_num_threads(self._threads)
         folder = self._folder_of(bundle_hash)
+        manifest, found_hash = read_manifest(folder)
+        if found_hash != bundle_hash:
+            raise BundleError(
+                f"the model bundle {manifest.name} was built anew since the job was submitted: "
+                "submit it again"
+            )
         texts = BundleTexts(folder)
-        manifest = texts.manifest
         try:
             checkpoint = source_of_bundle(folder).load(_log.info)
         except WorkloadInputError as error:

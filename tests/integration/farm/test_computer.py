@@ -6,10 +6,15 @@ import json
 import os
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mobifarm.agent.home import AgentHome
+from mobifarm.controller.errors import DeviceError
+from mobifarm.controller.host.computer import ComputerConnector
 
 Spec = Callable[..., Path]
 
@@ -38,10 +43,27 @@ def computer(farm: Any) -> int | None:
     return pid if b"mobifarm.workloads.baselines.serve" in command else None
 
 
-def test_baselines_run_on_the_computer_beside_the_phones(farm: Any, compare: Spec) -> None:
+def with_a_model_from_elsewhere(spec: Path, bundle: Path, folder: Path) -> Path:
+    """The spec with a bundle whose weights nobody here knows."""
+    foreign = folder / "foreign"
+    foreign.mkdir()
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (foreign / "manifest.json").write_text(json.dumps({**manifest, "provenance": {"model": "Foreign"}}))
+    changed = folder / "foreign.yaml"
+    changed.write_text(json.dumps({**json.loads(spec.read_text()), "model": str(foreign)}))
+    return changed
+
+
+def test_baselines_run_on_the_computer_beside_the_phones(
+    farm: Any, compare: Spec, tiny_bundle_path: Path, tmp_path: Path
+) -> None:
     process = farm.up()
+    spec = compare(3, [{"name": "forward"}, {"name": "rome"}, {"name": "unedited"}])
+    refused = farm.run("run", str(with_a_model_from_elsewhere(spec, tiny_bundle_path, tmp_path)))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "are not on this computer" in refused.stderr
     assert computer(farm) is None
-    job_id = farm.submit(compare(3, [{"name": "forward"}, {"name": "rome"}, {"name": "unedited"}]))
+    job_id = farm.submit(spec)
     farm.wait_done(job_id)
 
     document = json.loads(farm.run("results", job_id, "--json").stdout)
@@ -110,21 +132,13 @@ def test_a_killed_farm_leaves_no_computer_behind_and_takes_its_job_up_again(farm
     assert computer(farm) not in (None, pid)
 
 
-def test_a_job_whose_model_has_no_source_here_is_refused_in_one_sentence(
-    farm: Any, compare: Spec, tiny_bundle_path: Path, tmp_path: Path
-) -> None:
-    farm.up()
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    manifest = json.loads((tiny_bundle_path / "manifest.json").read_text())
-    (foreign / "manifest.json").write_text(json.dumps({**manifest, "provenance": {"model": "Foreign"}}))
-    spec = compare(1, [{"name": "rome"}])
-    document = json.loads(spec.read_text())
-    spec.write_text(json.dumps({**document, "model": str(foreign)}))
-    refused = farm.run("run", str(spec))
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
-    assert "are not on this computer" in refused.stderr
-    with farm.reader() as reader:
-        assert reader.jobs() == []
-        assert all(device.device_id != "computer" for device in reader.devices())
+async def test_a_computer_that_cannot_start_says_why_and_leaves_no_process(tmp_path: Path) -> None:
+    holder = AgentHome(tmp_path / "computer")
+    holder.take()
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            connect = ComputerConnector("here", holder.root, tmp_path, threads)
+            with pytest.raises(DeviceError, match="already runs in"):
+                await connect("computer", lambda state: None, lambda what, done, total: None)
+    finally:
+        holder.release()

@@ -190,6 +190,19 @@ def test_weights_that_are_not_those_of_the_bundle_are_refused(
         run(runner, job(bundle_hash))
 
 
+def test_a_bundle_that_was_built_anew_is_not_taken_for_the_one_before(
+    runner: BaselineRunner, place: Place, tiny_bundle_path: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_bundle_path, copy)
+    bundle_hash = place(copy)
+    runner.validate(job(bundle_hash))
+    manifest, _ = read_manifest(copy)
+    (copy / "manifest.json").write_bytes(replace(manifest, edit_layer=2).to_bytes())
+    with pytest.raises(BundleError, match="built anew"):
+        run(runner, job(bundle_hash))
+
+
 def test_a_bundle_without_its_source_is_refused(
     runner: BaselineRunner, place: Place, tiny_bundle_path: Path, tmp_path: Path
 ) -> None:
