@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
-import logging.handlers
 import os
 import re
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mobifarm
 from mobifarm.agent.errors import AgentError
+from mobifarm.agent.home import AgentHome
+from mobifarm.agent.process import processors, run_agent
+
+if TYPE_CHECKING:
+    from mobifarm.agent.runner import EditRunner
 
 USER_MISTAKE = 2
 _ADDRESS = re.compile(r"unix-abstract:[\w.-]{1,100}\Z|unix:/.+|127\.0\.0\.1:\d{1,5}\Z")
 _LONGEST_SOCKET_PATH = 107
-_STOP_S = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read by gRPC when it is imported; it would log a line for every connection that ends.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
-        return _serve(options)
+        _serve(options)
+        return 0
     except AgentError as error:
         print(f"mobifarm-agent: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -86,34 +87,13 @@ def _threads(text: str) -> int:
     return int(text)
 
 
-def _serve(options: argparse.Namespace) -> int:
-    from mobifarm.agent.home import AgentHome
+def _serve(options: argparse.Namespace) -> None:
+    def runner(home: AgentHome) -> EditRunner:
+        from mobifarm.agent.model_runner import ModelRunner
 
-    os.umask(0o077)
-    home = AgentHome(options.home.absolute())
-    home.take()
-    _log_to(home.log)
-    tempfile.tempdir = str(home.temporary)
-    # A pulled cable hangs up the shell that started the agent; the agent's work goes on.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from mobifarm.agent.model_runner import ModelRunner
-    from mobifarm.agent.serving import Settings, processors, serve
+        return ModelRunner(home.bundles, threads=options.threads or processors())
 
-    runner = ModelRunner(home.bundles, threads=options.threads or processors())
-    ended = asyncio.run(serve(home, Settings(options.address, options.sys_root, _STOP_S), runner))
-    home.release()
-    logging.shutdown()
-    if not ended:
-        # The editor's thread is deep in native code and would keep the interpreter for as long as it likes.
-        sys.stdout.flush()
-        os._exit(0)
-    return 0
-
-
-def _log_to(path: Path) -> None:
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=1_000_000, backupCount=1, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    run_agent(options.home, runner, address=options.address, sys_root=options.sys_root)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +14,7 @@ from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
 from mobifarm.agent.editor.edit import check_edit, edit
 from mobifarm.agent.editor.manifest import Architecture, Manifest
-from mobifarm.agent.editor.methods import validate_settings
+from mobifarm.agent.editor.methods import METHOD_NAMES, validate_settings
 from mobifarm.agent.editor.settings import canonical_json
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.editor.types import EditPhase, EditProgress, Report
@@ -51,6 +51,11 @@ class ModelRunner:
         self._verified: dict[str, _Texts] = {}
         self._loaded: Bundle | None = None
         self._base_hash = ""
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """See EditRunner."""
+        return METHOD_NAMES
 
     def check_bundle(self, bundle_hash: str) -> BundleSummary:
         """See EditRunner; hashes every file, also of a bundle that was verified before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +52,11 @@ class FinishedEdit:
 
 class EditRunner(Protocol):
     """Does edits; called from worker threads, ``run`` never twice at a time."""
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """Names of the methods it edits with."""
+        ...
 
     def check_bundle(self, bundle_hash: str) -> BundleSummary:
         """Verify a bundle file by file. Raises BundleNotFound, BundleError."""

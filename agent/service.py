@@ -63,6 +63,7 @@ class Identity:
     cpu_count: int
     memory_total_bytes: int
     onnxruntime_version: str
+    methods: tuple[str, ...]
 
 
 class AgentService(AgentServiceServicer):
@@ -102,6 +103,7 @@ class AgentService(AgentServiceServicer):
             memory_total_bytes=identity.memory_total_bytes,
             fencing_token=self._execution.fencing_token,
             onnxruntime_version=identity.onnxruntime_version,
+            methods=identity.methods,
         )
 
     async def CheckBundle(  # noqa: N802

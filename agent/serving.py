@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import signal
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mobifarm.agent.execution import Execution
 from mobifarm.agent.fence import Fence
 from mobifarm.agent.home import AgentHome, default_address
 from mobifarm.agent.journal import Journal
+from mobifarm.agent.process import processors
 from mobifarm.agent.properties import read_properties
 from mobifarm.agent.runner import EditRunner
 from mobifarm.agent.sensors import memory_total_bytes, probe
@@ -46,11 +46,6 @@ class Settings:
     stop_s: float
 
 
-def processors() -> int:
-    """Processors that the agent may use."""
-    return len(os.sched_getaffinity(0))
-
-
 async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool:
     """Serve until SIGTERM or SIGINT; ``home`` is taken already.
 
@@ -77,6 +72,7 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
         cpu_count=processors(),
         memory_total_bytes=memory_total_bytes(settings.sys_root) or 0,
         onnxruntime_version=onnxruntime.__version__,
+        methods=tuple(runner.methods),
     )
     execution = Execution(
         runner=runner,

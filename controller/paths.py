@@ -33,6 +33,11 @@ class FarmPaths:
         return self.home / "running.json"
 
     @property
+    def computer(self) -> Path:
+        """Folder of the agent on this computer, which runs the baselines."""
+        return self.home / "computer"
+
+    @property
     def log(self) -> Path:
         return self.home / "farm.log"
 

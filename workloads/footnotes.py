@@ -9,12 +9,14 @@ def footnotes(*, executions: Set[str], repeated: bool, missing: Mapping[str, int
     """The notes that apply.
 
     Args:
-        executions: kinds of phones that gave results.
+        executions: kinds of devices that gave results.
         repeated: whether some fact was edited more than once.
         missing: trials without a result by state.
     """
     notes = [
-        "Measured on the quantised model before and after each edit. Brackets: 95 % confidence (Wilson for "
+        "Measured on the quantised model before and after each edit"
+        + (", by the computer on the one in fp32" if "computer" in executions else "")
+        + ". Brackets: 95 % confidence (Wilson for "
         "yes or no per fact, otherwise bootstrap over facts). Failed edits count as wrong in every mean.",
         "Success: the answer has a higher mean log-probability per token than the other one. Accuracy and "
         "portability: share of the answer's tokens that come first, teacher-forced, which overstates free "
@@ -26,6 +28,12 @@ def footnotes(*, executions: Set[str], repeated: bool, missing: Mapping[str, int
         notes.append(
             "Execution virtual: a process on this computer. Its seconds and memory are the computer's, not "
             "phone performance; its temperatures, clocks and battery are modelled."
+        )
+    if "computer" in executions:
+        notes.append(
+            "Execution computer: torch in fp32 on this computer, on the weights that the bundle was built "
+            "from. Compare its quality with the method `unedited`, which is measured there too; its seconds "
+            "and memory are the computer's and compare with those of no phone."
         )
     if "qemu_arm64" in executions:
         notes.append("Execution qemu_arm64: an emulated processor; its seconds are not phone performance.")

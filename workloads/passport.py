@@ -9,9 +9,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from mobifarm.agent.editor.settings import settings_hash
+
 MODELLED: Final = "modelled"
 MEASURED: Final = "measured"
 _EMULATED: Final = ("virtual", "qemu_arm64")
+_COMPUTER: Final = "computer"
 _SETTINGS_LIMIT: Final = 65536
 
 
@@ -37,6 +40,7 @@ def passport(
     properties: Mapping[str, str],
     agent_version: str,
     sensors: Sequence[Mapping[str, Any]],
+    payload: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything a reader needs to judge a result, as plain JSON.
@@ -44,16 +48,19 @@ def passport(
     Args:
         identity: the phone, None where it was never known.
         epoch: its measurement epoch; results of different epochs are not comparable.
-        execution: ``phone``, ``qemu_arm64`` or ``virtual``.
+        execution: ``phone``, ``qemu_arm64``, ``virtual``, or ``computer`` for a baseline.
         host: name of the machine that owns the phone.
         properties: the phone's Android properties.
         agent_version: of the agent that answered.
         sensors: as described by the agent: name, source, readable, unit, sign, reason.
+        payload: what was asked for, from :func:`mobifarm.workloads.planner.plan`; it stands where an edit
+            that did not run to its end does not say what it was.
         result: from :func:`mobifarm.workloads.messages.result_to_mapping`; a refused edit has little of it.
     """
     run = result.get("execution") or {}
     telemetry = result.get("telemetry") or {}
     provenance = MODELLED if execution in _EMULATED else MEASURED
+    ran, asked = run.get("settings_json"), payload.get("settings")
     units = {str(sensor["name"]): str(sensor["unit"]) for sensor in sensors}
 
     def conditions(what: str, matches: Callable[[str], bool]) -> dict[str, Any]:
@@ -65,11 +72,11 @@ def passport(
         "host": host,
         "execution": execution,
         "agent_version": run.get("agent_version") or agent_version,
-        "bundle_hash": run.get("bundle_hash"),
-        "method": run.get("method"),
-        "settings": _settings(run.get("settings_json")),
-        "settings_hash": run.get("settings_hash"),
-        "accelerator": _accelerator(run),
+        "bundle_hash": run.get("bundle_hash") or payload.get("bundle_hash"),
+        "method": run.get("method") or payload.get("method"),
+        "settings": asked if ran is None else _settings(ran),
+        "settings_hash": run.get("settings_hash") or (None if asked is None else settings_hash(asked)),
+        "accelerator": _accelerator(run, execution),
         "returned_to_base": run.get("returned_to_base"),
         "memory": _memory(result.get("cost") or {}),
         "temperatures": conditions("temperature", lambda name: units[name] == "degC"),
@@ -117,13 +124,16 @@ def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _accelerator(run: Mapping[str, Any]) -> dict[str, Any]:
+def _accelerator(run: Mapping[str, Any], execution: str) -> dict[str, Any]:
     nodes = run.get("nodes_by_provider") or None
+    reason = "no profiling trace came with this result"
+    if execution == _COMPUTER:
+        reason = "torch in fp32 on the weights that the bundle was built from: it runs no graph of the bundle"
     return {
         "name": run.get("accelerator"),
         "nodes_by_provider": nodes,
         "proof": "profiling trace of a real call on the phone" if nodes else None,
-        "reason": None if nodes else "no profiling trace came with this result",
+        "reason": None if nodes else reason,
     }
 
 
@@ -174,7 +184,7 @@ def _why_not(what: str, sensors: Sequence[Mapping[str, Any]], telemetry: Mapping
 
 
 def _energy(execution: str, telemetry: Mapping[str, Any]) -> dict[str, Any]:
-    if execution in _EMULATED:
+    if execution in (*_EMULATED, _COMPUTER):
         reason = "not a phone: there is no energy to measure"
     elif _charging(telemetry):
         reason = "the phone was charging: its fuel gauge tells the charger's current too"

@@ -70,9 +70,9 @@ class MethodSpec(_Part):
             InputError: the method or a setting is unknown or does not fit.
         """
         # The editor is heavier than the rest of a spec; who only needs the classes does not pay for it.
-        from mobifarm.agent.editor.methods import validate_settings
+        from mobifarm.workloads.methods import complete_settings
 
-        return dict(validate_settings(self.name, self.settings))
+        return complete_settings(self.name, self.settings)
 
     @model_validator(mode="after")
     def _method_accepts_settings(self) -> Self:

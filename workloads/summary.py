@@ -19,6 +19,7 @@ from mobifarm.workloads.scores import Quality, failed_quality, quality
 from mobifarm.workloads.statistics import bootstrap_mean_interval, mean, median, quantile, wilson_interval
 
 UNEDITED: Final = "unedited model"
+COMPUTER: Final = "computer"  # execution of the baselines
 _FINISHED: Final = ("converged", "step_limit")
 _RANDOM_SEED: Final = 0  # of the resamples: the same results give the same table
 
@@ -171,11 +172,15 @@ class EditRow:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All tables of a job. ``missing`` counts trials without a result by state."""
+    """All tables of a job. ``missing`` counts trials without a result by state.
+
+    ``unedited`` is the quantised model of the phones; that of the computer where no phone has a result.
+    """
 
     unedited: MethodRow | None
     methods: tuple[MethodRow, ...]
     phones: tuple[PhoneRow, ...]
+    computers: tuple[PhoneRow, ...]
     attempts: tuple[AttemptRow, ...]
     edits: tuple[EditRow, ...]
     missing: Mapping[str, int]
@@ -199,19 +204,20 @@ def summarise(trials: Sequence[TrialRecord], attempts: Iterable[StoredAttempt]) 
     with_result = [row for row in edits if row.status is not None]
     groups = list(dict.fromkeys((row.method, row.execution or "") for row in with_result))
     missing = Counter(row.state for row in edits if row.status is None)
-    phones = _phone_rows([trial for trial in trials if trial.stored is not None])
+    devices = _phone_rows([trial for trial in trials if trial.stored is not None])
     return Summary(
         unedited=_unedited_row(with_result),
         methods=tuple(
             _method_row(*group, [row for row in with_result if (row.method, row.execution or "") == group])
             for group in groups
         ),
-        phones=phones,
+        phones=tuple(row for row in devices if row.execution != COMPUTER),
+        computers=tuple(row for row in devices if row.execution == COMPUTER),
         attempts=attempt_rows,
         edits=edits,
         missing=dict(missing),
         footnotes=footnotes(
-            executions={phone.execution for phone in phones},
+            executions={row.execution for row in devices},
             repeated=len({row.record_id for row in with_result}) < len(with_result),
             missing=missing,
         ),
@@ -278,8 +284,9 @@ def _method_row(label: str, execution: str, rows: Sequence[EditRow]) -> MethodRo
 
 def _unedited_row(rows: Sequence[EditRow]) -> MethodRow | None:
     """The scores before the edit; every record once, whatever was done to it afterwards."""
+    scored = [row for row in rows if row.quality_before is not None]
     before: dict[str, Quality] = {}
-    for row in rows:
+    for row in [row for row in scored if row.execution != COMPUTER] or scored:
         if row.quality_before is not None:
             before.setdefault(row.record_id, row.quality_before)
     if not before:

@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mobifarm.workloads.scores import Quality
-from mobifarm.workloads.summary import AttemptRow, EditRow, Estimate, MethodRow, PhoneRow, Summary
+from mobifarm.workloads.summary import COMPUTER, AttemptRow, EditRow, Estimate, MethodRow, PhoneRow, Summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,9 @@ def print_summary(summary: Summary, console: Console, *, attempts: AttemptChoice
 
     if summary.methods:
         console.print(render_methods(summary))
-        console.print(render_phones(summary.phones))
+        for title, devices in (("Phones", summary.phones), ("Computer", summary.computers)):
+            if devices:
+                console.print(render_devices(devices, title))
     else:
         console.print(Text("There are no results yet."))
     chosen = [row for row in summary.attempts if attempts == "all" or (attempts == "retried" and row.of > 1)]
@@ -50,11 +52,11 @@ def render_methods(summary: Summary) -> Table:
     )
 
 
-def render_phones(rows: Sequence[PhoneRow]) -> Table:
-    """What every phone did."""
+def render_devices(rows: Sequence[PhoneRow], title: str = "Phones") -> Table:
+    """What every phone, or the computer, did."""
     return _table(
-        "Phones",
-        ("phone", "model", "serial", "execution", "edits", "s / edit", "temperature °C"),
+        title,
+        ("device", "model", "serial", "execution", "edits", "s / edit", "temperature °C"),
         [
             (
                 row.device_id,
@@ -74,7 +76,7 @@ def render_attempts(rows: Sequence[AttemptRow], title: str = "Attempts") -> Tabl
     """Which attempt ran where and how it ended."""
     return _table(
         title,
-        ("edit", "attempt", "phone", "serial", "outcome", "seconds", "reason"),
+        ("edit", "attempt", "device", "serial", "outcome", "seconds", "reason"),
         [
             (
                 row.label,
@@ -196,7 +198,7 @@ def _number(value: float | None, form: str) -> str:
 def _temperature(row: PhoneRow) -> str:
     if row.temperature_first is None or row.temperature_last is None:
         return "not read"
-    modelled = "" if row.execution == "phone" else " modelled"
+    modelled = "" if row.execution in ("phone", COMPUTER) else " modelled"
     return f"{row.temperature_first:.1f} → {row.temperature_last:.1f}{modelled}"
 
 

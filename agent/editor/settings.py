@@ -124,7 +124,7 @@ def parse_settings(kind: type[SettingsT], values: Mapping[str, object]) -> Setti
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     errors = [
-        f"{name!r} is no setting (known: {', '.join(fields)})"
+        f"{name!r} is no setting (known: {', '.join(fields) or 'none'})"
         for name in sorted(values.keys() - fields.keys())
     ]
     accepted: dict[str, SettingValue] = {}

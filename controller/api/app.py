@@ -4,7 +4,7 @@
     GET    /api/v1/live                the newest progress and readings of each phone
     POST   /api/v1/jobs                {"spec": …, "records": […], "user": …} → {"job_id": …, "trials": n}
     POST   /api/v1/jobs/{id}/cancel
-    POST   /api/v1/devices             {"address": "tcp:HOST:PORT"}
+    POST   /api/v1/devices             {"address": "tcp:HOST:PORT"}, or "computer" for this machine
     POST   /api/v1/devices/{id}/release
     DELETE /api/v1/devices/{id}
     GET    /metrics                    Prometheus; no token needed

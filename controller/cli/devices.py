@@ -31,7 +31,7 @@ def devices(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep the list on screen until Ctrl-C.")] = False,
 ) -> None:
-    """List the phones with their states and the reasons for them."""
+    """List the phones, and the computer where it runs baselines, with their states and the reasons."""
     if context.invoked_subcommand is not None:
         context.obj = home
         return
@@ -51,7 +51,7 @@ def devices(
 
 @app.command()
 def add(context: typer.Context, address: str) -> None:
-    """Add the phone at tcp:HOST:PORT or usb:BUS-PORT.PORT to the running farm."""
+    """Add the phone at tcp:HOST:PORT or usb:BUS-PORT.PORT, or this computer, to the running farm."""
     with FarmClient(farm_paths(context.obj)) as client:
         client.post("/api/v1/devices", {"address": address})
     typer.echo(f"added {address}; `mobifarm devices --watch` shows it getting ready")
@@ -105,8 +105,8 @@ def _live(paths: FarmPaths) -> Mapping[str, Any]:
 
 def _table(rows: list[DeviceView], live: Mapping[str, Any]) -> Table:
     return table(
-        "Phones",
-        ("phone", "model", "serial", "host", "state", "since", "what it does or needs"),
+        "Devices",
+        ("device", "model", "serial", "host", "state", "since", "what it does or needs"),
         [
             (
                 row.device_id,

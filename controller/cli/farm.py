@@ -20,7 +20,10 @@ def up(
     home: Home = None,
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", help="Add the phone at tcp:HOST:PORT or usb:BUS-PORT.PORT; repeatable."),
+        typer.Option(
+            "--device",
+            help="Add the phone at tcp:HOST:PORT or usb:BUS-PORT.PORT, or this `computer`; repeatable.",
+        ),
     ] = None,
     port: Annotated[int, typer.Option(help="Port of the HTTP API on 127.0.0.1; 0 takes a free one.")] = 0,
     lost_grace: Annotated[

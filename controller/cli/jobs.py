@@ -88,7 +88,7 @@ def follow(paths: FarmPaths, job_id: str) -> JobView:
         while True:
             job = reader.job(job_id)
             activity = (
-                f"on {job.leased} phones" if job.leased else ("waiting for a phone" if job.pending else "")
+                f"{job.leased} running" if job.leased else ("waiting for a phone" if job.pending else "")
             )
             bar.update(task, total=job.trials, completed=job.ended, activity=activity)
             if job.state in ENDED:
@@ -145,7 +145,7 @@ def results(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything, passports included.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per edit.")] = False,
     attempts: Annotated[
-        Attempts, typer.Option(help="Which attempts to list, with the phone each ran on.")
+        Attempts, typer.Option(help="Which attempts to list, with the device each ran on.")
     ] = Attempts.RETRIED,
 ) -> None:
     """Show a job's results so far; works while the farm runs and when it does not."""

@@ -103,7 +103,10 @@ def _check_job(state: FarmState, job: Job) -> None:
         [trial.position for trial in trials] == list(range(len(trials))), f"{name} has its trials in order"
     )
     _require(all(job.counts[kind] == counts[kind] for kind in TrialState), f"{name} counts its trials right")
-    pending = [trial.position for trial in trials if trial.state is TrialState.PENDING]
+    pending: dict[str, list[int]] = {method: [] for method in job.pending}
+    for trial in trials:
+        if trial.state is TrialState.PENDING:
+            pending.setdefault(trial.method, []).append(trial.position)
     _require(job.pending == pending, f"{name} knows its pending trials")
     _require(job.cancelled_at is None or not job.open, f"{name} is cancelled and has no open trial")
     _require((job.finished_at is None) == job.open, f"{name} has an end if and only if all its trials ended")

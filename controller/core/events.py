@@ -54,11 +54,15 @@ class HeldAttempt:
 
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
-    """One unit of work. ``payload`` is None once the store keeps it beside the log: :func:`without_bulk`."""
+    """One unit of work. ``payload`` is None once the store keeps it beside the log: :func:`without_bulk`.
+
+    ``method`` tells which devices can do it; logs from before it was told have "", which any phone can do.
+    """
 
     trial_id: str
     label: str
     payload: Mapping[str, Any] | None
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class DeviceStateChanged:
 class DeviceReady:
     """A new session with the phone's agent began; streams of earlier sessions are dead.
 
-    ``fencing_token`` is the highest one that the phone has accepted.
+    ``fencing_token`` is the highest one that the phone has accepted, ``methods`` are those of its agent.
     """
 
     at: float
@@ -112,10 +116,11 @@ class DeviceReady:
     host: str
     identity: Identity
     properties: Mapping[str, str]
-    execution: str  # "phone", "qemu_arm64" or "virtual"
+    execution: str  # "phone", "qemu_arm64", "virtual" or "computer"
     held_attempts: tuple[HeldAttempt, ...]
     agent_version: str
     fencing_token: int
+    methods: tuple[str, ...] = ()  # () in logs from before agents told them
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +249,11 @@ _FIELD_DECODERS: Final[dict[tuple[type[Event], str], Callable[[Any], Any]]] = {
     (DeviceStateChanged, "state"): DeviceState,
     (DeviceReady, "identity"): lambda value: Identity(**value),
     (DeviceReady, "held_attempts"): lambda value: tuple(HeldAttempt(**held) for held in value),
+    (DeviceReady, "methods"): tuple,
     (JobSubmitted, "trials"): lambda value: tuple(TrialPlan(**plan) for plan in value),
     (JobSubmitted, "selector"): lambda value: DeviceSelector(**{**value, "serials": tuple(value["serials"])}),
 }
-_NESTED: Final = {cls: [name for owner, name in _FIELD_DECODERS if owner is cls] for cls in _NAMES}
+_NESTED: Final = {cls: {name for owner, name in _FIELD_DECODERS if owner is cls} for cls in _NAMES}
 
 
 def kind(event: Event) -> str:
@@ -301,7 +307,7 @@ def decode(body: Mapping[str, Any]) -> Event:
             f"An event in the log has the unknown kind {name!r}: upgrade MobiFarm or repair the log."
         )
     try:
-        for nested in _NESTED[cls]:
+        for nested in values.keys() & _NESTED[cls]:
             values[nested] = _FIELD_DECODERS[cls, nested](values[nested])
         return cls(**values)
     except (KeyError, TypeError, ValueError) as error:

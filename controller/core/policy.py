@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mobifarm.controller.core.state import Device, FarmState, Job, Trial
+from mobifarm.controller.core.selector import COMPUTER
+from mobifarm.controller.core.state import Device, FarmState, Job, Trial, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Policy(Protocol):
 class FifoPolicy:
     """Jobs by priority (higher first), then by submission; phones that had the least work so far come first.
 
-    A trial avoids phones on which an attempt of it broke or expired while another phone could do it.
+    Every free device takes the first trial whose method it supports. A trial avoids phones on which an
+    attempt of it broke or expired while another phone could do it.
     """
 
     name = "fifo"
@@ -41,39 +44,46 @@ class FifoPolicy:
         )
         usable = [device for device in state.devices.values() if device.usable]
         waiting = sorted(
-            (job for job in state.jobs.values() if job.pending), key=lambda job: (-job.priority, job.sequence)
+            (job for job in state.jobs.values() if job.counts[TrialState.PENDING]),
+            key=lambda job: (-job.priority, job.sequence),
         )
         assignments: list[Assignment] = []
         for job in waiting:
             if not free:
                 break
-            accepted = [device for device in free if not job.selector.mismatches(device)]
-            if job.selector.count is not None:
-                working = sum(lease.job_id == job.job_id for lease in state.leases.values())
-                accepted = accepted[: max(0, job.selector.count - working)]
-            taken: set[str] = set()
-            for trial, device in self._pair(state, job, accepted, usable, now):
-                assignments.append(Assignment(trial.trial_id, device.device_id))
-                taken.add(device.device_id)
+            pairs = list(self._pair(state, job, self._accepted(state, job, free), usable, now))
+            assignments += [Assignment(trial.trial_id, device.device_id) for trial, device in pairs]
+            taken = {device.device_id for _, device in pairs}
             free = [device for device in free if device.device_id not in taken]
         return assignments
+
+    def _accepted(self, state: FarmState, job: Job, free: list[Device]) -> list[Device]:
+        accepted = [device for device in free if not job.selector.mismatches(device)]
+        if job.selector.count is None:
+            return accepted
+        leases = state.leases.values()
+        working = sum(lease.job_id == job.job_id and lease.execution != COMPUTER for lease in leases)
+        computers = [device for device in accepted if device.execution == COMPUTER]
+        phones = [device for device in accepted if device.execution != COMPUTER]
+        return phones[: max(0, job.selector.count - working)] + computers
 
     def _pair(
         self, state: FarmState, job: Job, accepted: list[Device], usable: list[Device], now: float
     ) -> Iterator[tuple[Trial, Device]]:
-        remaining = dict.fromkeys(device.device_id for device in accepted)
-        for position in job.pending:
-            if not remaining:
-                return
-            trial = state.trials[job.trial_ids[position]]
-            if trial.not_before > now:
-                continue
-            avoided = {state.attempts[attempt_id].device_id for attempt_id in trial.attempt_ids}
-            device_id = next((candidate for candidate in remaining if candidate not in avoided), None)
-            if device_id is None:
-                others = (device for device in usable if device.device_id not in avoided)
-                if any(not job.selector.mismatches(device) for device in others):
+        taken: set[str] = set()
+        for device in accepted:
+            lists = [positions for method, positions in job.pending.items() if device.supports(method)]
+            for position in heapq.merge(*lists):
+                trial = state.trials[job.trial_ids[position]]
+                if trial.not_before > now or trial.trial_id in taken:
+                    continue
+                avoided = {state.attempts[attempt_id].device_id for attempt_id in trial.attempt_ids}
+                others = (other for other in usable if other.device_id not in avoided)
+                if device.device_id in avoided and any(self._can_do(job, trial, other) for other in others):
                     continue  # a phone that has not failed it will be free later
-                device_id = next(iter(remaining))
-            del remaining[device_id]
-            yield trial, state.devices[device_id]
+                taken.add(trial.trial_id)
+                yield trial, device
+                break
+
+    def _can_do(self, job: Job, trial: Trial, device: Device) -> bool:
+        return device.supports(trial.method) and not job.selector.mismatches(device)

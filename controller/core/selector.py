@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from mobifarm.controller.core.state import Device
+
+COMPUTER: Final = "computer"
+"""The farm's own computer, which does what no phone can: its address, its place and its kind of execution."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceSelector:
     """Conditions on a phone, all of which must hold; an empty selector accepts every phone.
+
+    They do not concern the computer: what it does is a matter of the methods alone.
 
     ``execution`` is ``phone``, ``qemu_arm64`` or ``virtual``; ``serials`` lists the accepted serial numbers;
     ``properties`` maps names of Android properties (``ro.soc.model``) to the values they must have; ``count``
@@ -28,6 +33,8 @@ class DeviceSelector:
         """Why this phone is not accepted, one clause per unmet condition; empty where it is accepted."""
         if device.identity is None:
             return ["it has not been ready yet, so nothing is known about it"]
+        if device.execution == COMPUTER:
+            return []
         reasons = []
         if self.execution is not None and device.execution != self.execution:
             reasons.append(f"its execution is {device.execution}, not {self.execution}")

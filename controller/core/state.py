@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from mobifarm.controller.core.events import DeviceState, Identity
-from mobifarm.controller.core.selector import DeviceSelector
+from mobifarm.controller.core.selector import COMPUTER, DeviceSelector
 
 CONNECTED: Final = frozenset({DeviceState.READY, DeviceState.COOLING, DeviceState.CHARGING})
 
@@ -70,6 +70,7 @@ class Device:
     identity: Identity | None = None  # None until first ready
     properties: Mapping[str, str] = field(default_factory=dict)
     execution: str | None = None
+    methods: tuple[str, ...] = ()
     agent_version: str = ""
     measurement_epoch: int = 0  # 0 until first ready, then counted up with every new identity
     quarantine: Quarantine | None = None
@@ -91,6 +92,10 @@ class Device:
         if self.quarantine is not None:
             return DeviceState.QUARANTINED
         return self.stage
+
+    def supports(self, method: str) -> bool:
+        """Whether its agent does edits with this method; see TrialPlan for one without a name."""
+        return method in self.methods if method else self.execution != COMPUTER
 
     @property
     def usable(self) -> bool:
@@ -119,7 +124,7 @@ class Job:
     submitted_at: float
     sequence: int  # order of submission
     trial_ids: tuple[str, ...]
-    pending: list[int]  # positions in trial_ids, ascending
+    pending: dict[str, list[int]]  # by method: positions in trial_ids, ascending
     counts: dict[TrialState, int]
     cancelled_at: float | None = None
     finished_at: float | None = None
@@ -145,6 +150,7 @@ class Trial:
     job_id: str
     position: int  # in the job
     label: str
+    method: str = ""
     state: TrialState = TrialState.PENDING
     not_before: float = 0.0  # unix time of the end of the back-off
     attempt_ids: list[str] = field(default_factory=list)

@@ -111,6 +111,10 @@ def _job_submitted(state: FarmState, event: JobSubmitted) -> Commands:
         raise Bug(f"Job {event.job_id} allows no attempt.")
     counts = dict.fromkeys(TrialState, 0)
     counts[TrialState.PENDING] = len(trial_ids)
+    pending: dict[str, list[int]] = {}
+    for position, plan in enumerate(event.trials):
+        state.trials[plan.trial_id] = Trial(plan.trial_id, event.job_id, position, plan.label, plan.method)
+        pending.setdefault(plan.method, []).append(position)
     state.jobs[event.job_id] = Job(
         event.job_id,
         event.name,
@@ -121,11 +125,9 @@ def _job_submitted(state: FarmState, event: JobSubmitted) -> Commands:
         submitted_at=event.at,
         sequence=len(state.jobs),
         trial_ids=trial_ids,
-        pending=list(range(len(trial_ids))),
+        pending=pending,
         counts=counts,
     )
-    for position, plan in enumerate(event.trials):
-        state.trials[plan.trial_id] = Trial(plan.trial_id, event.job_id, position, plan.label)
     state.changes.jobs.add(event.job_id)
     state.changes.trials.update(trial_ids)
     return ()
@@ -138,8 +140,9 @@ def _job_cancelled(state: FarmState, event: JobCancelled) -> Commands:
     if not job.open:
         return ()
     job.cancelled_at = event.at
-    for position in reversed(job.pending.copy()):
-        move_trial(state, state.trials[job.trial_ids[position]], TrialState.CANCELLED, event.at)
+    for positions in job.pending.values():
+        for position in reversed(positions.copy()):
+            move_trial(state, state.trials[job.trial_ids[position]], TrialState.CANCELLED, event.at)
     commands: list[Command] = []
     for attempt in [lease for lease in state.leases.values() if lease.job_id == job.job_id]:
         end_lease(state, attempt, AttemptState.CANCELLED, event.at, "the job was cancelled")
@@ -363,6 +366,7 @@ def _device_ready(state: FarmState, device: Device, event: DeviceReady) -> Comma
         device.quarantine, device.consecutive_failures = None, 0
     device.identity, device.host, device.properties = event.identity, event.host, event.properties
     device.execution, device.agent_version = event.execution, event.agent_version
+    device.methods = event.methods
     device.stopping_attempt_id = None
     if event.fencing_token - state.next_fencing_token < FENCING_TOKEN_STEP_LIMIT:
         state.next_fencing_token = max(state.next_fencing_token, event.fencing_token + 1)

@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from typing import Final
 
 from mobifarm.controller.core.events import DeviceState
+from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.core.state import (
     CONNECTED,
     Attempt,
@@ -30,13 +31,14 @@ def back_off_s(attempts: int) -> float:
 def move_trial(state: FarmState, trial: Trial, target: TrialState, at: float) -> None:
     job = state.jobs[trial.job_id]
     if trial.state is TrialState.PENDING:
-        del job.pending[bisect_left(job.pending, trial.position)]
+        positions = job.pending[trial.method]
+        del positions[bisect_left(positions, trial.position)]
         state.backing_off.pop(trial.trial_id, None)
     job.counts[trial.state] -= 1
     job.counts[target] += 1
     trial.state = target
     if target is TrialState.PENDING:
-        insort(job.pending, trial.position)
+        insort(job.pending[trial.method], trial.position)
     elif not job.open:
         job.finished_at = at
     state.changes.trials.add(trial.trial_id)
@@ -89,7 +91,8 @@ def note_failure(state: FarmState, device: Device, reason: str) -> None:
     device.consecutive_failures += 1
     state.changes.devices.add(device.device_id)
     if device.consecutive_failures >= FAILURES_TO_QUARANTINE and device.quarantine is None:
+        what = "the log in its folder" if device.execution == COMPUTER else "the phone and its cable"
         device.quarantine = Quarantine(
             f"{device.consecutive_failures} attempts in a row failed on it, the last because: {reason}",
-            "Look at the phone and its cable, then release it.",
+            f"Look at {what}, then release it.",
         )

@@ -152,7 +152,7 @@ class Farm:
         if not isinstance(event, AttemptFinished) or event.result is None:
             return event
         device = self.state.devices[event.device_id]
-        delivered = event.result
+        delivered, attempt = event.result, self.state.attempts.get(event.attempt_id)
         result = {
             "attempt_id": event.attempt_id,
             "device_id": event.device_id,
@@ -165,6 +165,8 @@ class Farm:
                 properties=device.properties,
                 agent_version=delivered["agent_version"],
                 sensors=delivered["sensors"],
+                # One look-up by key, on purpose not awaited: reports are stepped in the order they came in.
+                payload={} if attempt is None else self._store.payload(attempt.trial_id),
                 result=delivered["result"],
             ),
         }

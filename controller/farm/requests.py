@@ -16,10 +16,12 @@ from mobifarm.controller.core.events import (
     JobSubmitted,
     TrialPlan,
 )
-from mobifarm.controller.core.selector import DeviceSelector
+from mobifarm.controller.core.selector import COMPUTER, DeviceSelector
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.farm import Farm
+from mobifarm.workloads.methods import require_torch, runs_on_computer
 from mobifarm.workloads.models.catalogue import bundle_named
+from mobifarm.workloads.models.sources import source_of_bundle
 from mobifarm.workloads.planner import plan
 from mobifarm.workloads.records import record_from_mapping
 from mobifarm.workloads.spec import parse_spec
@@ -56,6 +58,10 @@ class FarmRequests:
         trials = plan(checked, [record_from_mapping(record) for record in records], bundle_hash=bundle.hash)
         if not trials:
             raise UserError("the evaluation has no trials: its data set is empty after limit and offset")
+        needs_computer = any(runs_on_computer(method.name) for method in checked.methods)
+        if needs_computer:
+            require_torch()
+            await asyncio.to_thread(source_of_bundle, bundle.path)
         job_id = self._identifier("job")
         await self._farm.apply(
             JobSubmitted(
@@ -65,7 +71,10 @@ class FarmRequests:
                 user=user,
                 spec=dict(spec),
                 trials=tuple(
-                    TrialPlan(f"{job_id}/{trial.trial_id}", trial.label, trial.payload) for trial in trials
+                    TrialPlan(
+                        f"{job_id}/{trial.trial_id}", trial.label, trial.payload, trial.payload["method"]
+                    )
+                    for trial in trials
                 ),
                 selector=DeviceSelector(
                     execution=None if checked.devices.execution == "any" else checked.devices.execution,
@@ -77,6 +86,8 @@ class FarmRequests:
                 attempt_limit=checked.attempts,
             )
         )
+        if needs_computer and not self._present(COMPUTER):
+            await self.add_device(COMPUTER, "a job's baselines")
         return {"job_id": job_id, "trials": len(trials)}
 
     async def cancel(self, job_id: str) -> Mapping[str, Any]:
@@ -96,12 +107,20 @@ class FarmRequests:
     async def add_device(self, address: str, source: str) -> Mapping[str, Any]:
         """Keep the phone at ``tcp:HOST:PORT`` or ``usb:BUS-PORT.PORT`` connected from now on.
 
+        ``computer`` is this machine, which runs the baselines; a job that names one adds it by itself.
+
         Raises:
             UserError: the address has another form.
+            WorkloadInputError: the computer has no torch.
         """
         match = TCP_ADDRESS.fullmatch(address)
-        if not (match and 0 < int(match["port"]) < 65536) and not USB_ADDRESS.fullmatch(address):
-            raise UserError(f"{address!r} is no address of a phone: write tcp:HOST:PORT or usb:BUS-PORT.PORT")
+        if address == COMPUTER:
+            require_torch()
+        elif not (match and 0 < int(match["port"]) < 65536) and not USB_ADDRESS.fullmatch(address):
+            raise UserError(
+                f"{address!r} is no address of a phone: write tcp:HOST:PORT or usb:BUS-PORT.PORT "
+                f"(or {COMPUTER} for this machine)"
+            )
         await self._farm.apply(DeviceAdded(self._clock(), address, address, source))
         await self._farm.attach(address, address)
         return {"device_id": address}
@@ -119,7 +138,10 @@ class FarmRequests:
         await self._farm.apply(DeviceReleased(self._clock(), device_id))
         return {"device_id": device_id}
 
-    def _known(self, device_id: str) -> None:
+    def _present(self, device_id: str) -> bool:
         device = self._farm.state.devices.get(device_id)
-        if device is None or device.stage is DeviceState.RETIRED:
+        return device is not None and device.stage is not DeviceState.RETIRED
+
+    def _known(self, device_id: str) -> None:
+        if not self._present(device_id):
             raise UserError(f"there is no phone {device_id}; `mobifarm devices` lists them")

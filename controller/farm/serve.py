@@ -76,7 +76,7 @@ def serve(
         stack.callback(cluster.stop)
         ensure_key(paths.adb_key)
         name = socket.gethostname()
-        actor = cluster.host_actor(name, HostConfiguration(name, paths.adb_key, scratch))
+        actor = cluster.host_actor(name, HostConfiguration(name, paths.adb_key, scratch, paths.computer))
         host = RayHost(name, actor)
         farm = Farm(
             store=store,

@@ -194,6 +194,7 @@ class PhoneSession:
                 ),
                 agent_version=description.agent_version,
                 fencing_token=description.fencing_token,
+                methods=tuple(description.methods),
             )
         )
         watchers = [

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.errors import HostError, WorkloadError
 from mobifarm.controller.host.buffer import ReportBuffer
+from mobifarm.controller.host.computer import ComputerConnector
 from mobifarm.controller.host.connection import Connector
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import Report
@@ -21,11 +23,15 @@ from mobifarm.workloads.models.catalogue import find_bundle
 
 @dataclass(frozen=True, slots=True)
 class HostConfiguration:
-    """What a host needs to know. ``scratch`` is a short folder (mode 0700) for sockets."""
+    """What a host needs to know.
+
+    ``scratch`` is a short folder (mode 0700) for sockets, ``computer`` that of the agent on this machine.
+    """
 
     name: str
     adb_key: Path
     scratch: Path
+    computer: Path
 
 
 class PhoneHost:
@@ -37,7 +43,10 @@ class PhoneHost:
         self._sessions: dict[str, PhoneSession] = {}
         # Blocking ADB calls: each phone may hold a few threads (link watch, push, shell) at a time.
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=512, thread_name_prefix="adb")
-        self._connector = Connector(configuration.adb_key, configuration.scratch, self._threads)
+        self._connect_phone = Connector(configuration.adb_key, configuration.scratch, self._threads)
+        self._connect_computer = ComputerConnector(
+            configuration.name, configuration.computer, configuration.scratch, self._threads
+        )
 
     def attach(self, device_id: str, address: str) -> None:
         """Keep the phone at ``address`` connected from now on; attaching it again changes nothing."""
@@ -46,7 +55,7 @@ class PhoneHost:
                 device_id,
                 address,
                 host=self._configuration.name,
-                connect=self._connector,
+                connect=self._connect_computer if address == COMPUTER else self._connect_phone,
                 bundle_folder=_bundle_folder,
                 emit=self._reports.put,
                 clock=time.time,

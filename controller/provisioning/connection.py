@@ -35,7 +35,9 @@ _CHANNEL_OPTIONS: Final = (
 class AgentConnection:
     """A channel to one agent that carries its token on every call."""
 
-    def __init__(self, endpoint: AgentEndpoint, channel: grpc.aio.Channel, forward: Forward) -> None:
+    def __init__(
+        self, endpoint: AgentEndpoint, channel: grpc.aio.Channel, forward: Forward | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.channel = channel
         self.agent: agent_pb2_grpc.AgentServiceAsyncStub = agent_pb2_grpc.AgentServiceStub(channel)
@@ -71,7 +73,8 @@ class AgentConnection:
     async def close(self) -> None:
         """End all calls, then the tunnel. The agent goes on."""
         await self.channel.close()
-        await asyncio.to_thread(self._forward.close)
+        if self._forward:
+            await asyncio.to_thread(self._forward.close)
 
 
 def agent_failure(what: str, error: grpc.aio.AioRpcError) -> DeviceError:
@@ -100,8 +103,23 @@ async def connect_agent(
     forward = await asyncio.to_thread(
         transport.forward, endpoint.destination, socket_directory / f"{name}.sock"
     )
+    return await _connect(endpoint, f"unix:{forward.path}", forward, timeout_s)
+
+
+async def connect_here(endpoint: AgentEndpoint, timeout_s: float = 20.0) -> AgentConnection:
+    """Connect to an agent on this machine, without a tunnel, and check that it serves.
+
+    Raises:
+        DeviceError: it does not answer or does not serve.
+    """
+    return await _connect(endpoint, endpoint.address, None, timeout_s)
+
+
+async def _connect(
+    endpoint: AgentEndpoint, target: str, forward: Forward | None, timeout_s: float
+) -> AgentConnection:
     channel = grpc.aio.insecure_channel(
-        f"unix:{forward.path}",
+        target,
         options=_CHANNEL_OPTIONS,
         interceptors=[_UnaryToken(endpoint.token), _StreamToken(endpoint.token)],
     )

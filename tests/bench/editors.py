@@ -34,6 +34,7 @@ from mobifarm.agent.editor.manifest import MANIFEST_NAME, parse_manifest, prepar
 from mobifarm.agent.editor.methods import METHOD_NAMES
 from mobifarm.agent.editor.prepared import load_prepared
 from mobifarm.agent.errors import AgentError, InputError
+from mobifarm.workloads.baselines.settings import BASELINE_NAMES
 from mobifarm.workloads.datasets import read_records, without_subjects_of
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.metrics.comparison import (
@@ -63,8 +64,7 @@ SHARED_DATA = Path(os.environ.get("MOBIFARM_SHARED_DATA", ROOT.parent / "shared"
 COUNTERFACT = SHARED_DATA / "counterfact" / "counterfact_full_250.json"
 WIKITEXT = SHARED_DATA / "text" / "wikitext2_test.txt"
 PERSONAL_FACTS = ROOT / "workloads" / "data" / "personal_facts.json"
-BASELINES = ("unedited", "in_context", "finetune", "rome", "rome_cached", "rome_cached_early")
-METHODS = (*BASELINES, *METHOD_NAMES)
+METHODS = (*BASELINE_NAMES, *METHOD_NAMES)
 # As published, one edit may take 600 steps of 70 whole sequences each.
 SLOW = ("mobiedit",)
 REFERENCES = ("rome", "mobiedit")
@@ -206,7 +206,7 @@ def _editor(arguments: argparse.Namespace) -> Editor:
     import torch
 
     from mobifarm.workloads.baselines.editors import baseline
-    from mobifarm.workloads.baselines.torch_model import BundleTexts
+    from mobifarm.workloads.baselines.texts import BundleTexts
     from mobifarm.workloads.preparation.decoder import TorchDecoder
 
     torch.set_num_threads(arguments.threads)

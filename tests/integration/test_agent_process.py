@@ -22,6 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import mobifarm
+from mobifarm.agent.editor.methods import METHOD_NAMES
 from mobifarm.v1 import agent_pb2 as pb
 from mobifarm.v1.agent_pb2_grpc import AgentServiceStub
 
@@ -315,6 +316,7 @@ async def test_describes_the_phone(start: Start):
     assert described.memory_total_bytes == 1_024_000
     assert described.cpu_count >= 1
     assert described.onnxruntime_version
+    assert list(described.methods) == list(METHOD_NAMES)
     sensors = {sensor.name: sensor for sensor in described.sensors}
     assert sensors["battery/voltage"].readable
     assert sensors["battery/voltage"].unit == "V"

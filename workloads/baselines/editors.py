@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
 from mobifarm.agent.editor.directions import FloatArray
+from mobifarm.agent.editor.forward import Step
 from mobifarm.agent.editor.tokens import pad
 from mobifarm.agent.editor.types import Clock, EditCost, EditRecord
 from mobifarm.agent.editor.write_back import LinearOperator, edit_key
@@ -20,61 +21,16 @@ from mobifarm.workloads.baselines.objective import (
     Objective,
     sequences_of,
 )
-from mobifarm.workloads.baselines.torch_model import (
-    BundleTexts,
-    TorchModel,
-    changed_weight,
-    forward,
-    rank_one,
+from mobifarm.workloads.baselines.settings import (
+    BaselineName,
+    FinetuneSettings,
+    RomeSettings,
+    baseline_settings,
 )
+from mobifarm.workloads.baselines.texts import BundleTexts
+from mobifarm.workloads.baselines.torch_model import TorchModel, changed_weight, forward, rank_one
 from mobifarm.workloads.metrics.language_model import EditedModel, Editor, LanguageModel, PrefixedModel
 from mobifarm.workloads.preparation.decoder import TorchDecoder
-
-BaselineName = Literal["unedited", "in_context", "finetune", "rome", "rome_cached", "rome_cached_early"]
-BASELINE_NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
-
-# A target probability of 0.7, where the phone's own method stops: the fewest steps that do the same work.
-_EARLY_STOP_LOSS = -math.log(0.7)
-
-
-@dataclass(frozen=True, slots=True)
-class RomeSettings:
-    """ROME as published (Meng et al., 2022): Adam on δ.
-
-    Attributes:
-        contexts: rewriting prompts, the phone's own (see contexts.PREFIXES).
-        steps: losses computed at most; the last one takes no step.
-        learning_rate: of Adam.
-        kl_weight: of the KL divergence after "{subject} is a".
-        weight_decay: λ in λ‖δ‖/‖v0‖².
-        stop_loss: the edit is done when the loss is below it.
-        norm_limit: ‖δ‖ ≤ norm_limit·‖v0‖.
-    """
-
-    contexts: int = 6
-    steps: int = 25
-    learning_rate: float = 0.5
-    kl_weight: float = 0.0625
-    weight_decay: float = 1e-3
-    stop_loss: float = 0.05
-    norm_limit: float = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneSettings:
-    """Fine-tuning of one ``down_proj`` on the answer's tokens, as the baseline FT of ROME and EasyEdit.
-
-    Attributes:
-        depth_share: the layer, as a share of the depth; 21 of 28 layers are published.
-        steps: losses computed at most; the last one takes no step.
-        learning_rate: of Adam.
-        stop_loss: the edit is done when the loss is below it.
-    """
-
-    depth_share: float = 0.75
-    steps: int = 25
-    learning_rate: float = 5e-4
-    stop_loss: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +47,8 @@ class RomeEditor:
     layer: int
     cached: bool
     inverse_second_moment: LinearOperator | FloatArray | None = None
-    settings: RomeSettings = RomeSettings()
-    on_step: Callable[[], None] = lambda: None
+    settings: RomeSettings = field(default_factory=RomeSettings)
+    on_step: Callable[[Step], None] = lambda step: None
 
     def edit(self, record: EditRecord, clock: Clock) -> EditedModel:
         """See Editor."""
@@ -121,8 +77,9 @@ class RomeEditor:
         norm = objective.value.norm()
         delta = torch.zeros_like(objective.value, requires_grad=True)
         optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
+        seen, probability = math.nan, math.nan
         for step in range(1, settings.steps + 1):
-            self.on_step()
+            self.on_step(Step(step, seen, probability))
             cost.steps = step
             optimiser.zero_grad()
             nll, divergence = objective.losses(delta)
@@ -130,7 +87,8 @@ class RomeEditor:
             # The length's gradient is not defined at 0; there the penalty is 0 and constant.
             if step > 1:
                 loss = loss + settings.weight_decay * delta.norm() / norm**2
-            if loss.item() < settings.stop_loss:
+            seen, probability = loss.item(), math.exp(-nll.item())
+            if seen < settings.stop_loss:
                 return delta.detach(), True
             if step == settings.steps:
                 break
@@ -147,8 +105,8 @@ class FinetuneEditor:
     """Adam on the weight of a late ``down_proj``, on the prompt with the answer alone."""
 
     unedited: TorchModel
-    settings: FinetuneSettings = FinetuneSettings()
-    on_step: Callable[[], None] = lambda: None
+    settings: FinetuneSettings = field(default_factory=FinetuneSettings)
+    on_step: Callable[[Step], None] = lambda step: None
 
     def edit(self, record: EditRecord, clock: Clock) -> EditedModel:
         """See Editor."""
@@ -162,9 +120,9 @@ class FinetuneEditor:
         targets = torch.tensor(answer)
         change = torch.zeros(a.hidden, a.intermediate, requires_grad=True)
         optimiser = torch.optim.Adam([change], lr=settings.learning_rate)
-        converged = False
+        converged, seen = False, math.nan
         for step in range(1, settings.steps + 1):
-            self.on_step()
+            self.on_step(Step(step, seen, math.exp(-seen)))
             cost.steps = step
             optimiser.zero_grad()
             residual = model.decoder.embed(tokens)
@@ -173,7 +131,8 @@ class FinetuneEditor:
             loss = -log_softmax.gather(1, targets[:, None]).mean()
             cost.loss_evaluations += 1
             cost.token_layers += tokens.size * a.layers
-            converged = loss.item() < settings.stop_loss
+            seen = loss.item()
+            converged = seen < settings.stop_loss
             if converged or step == settings.steps:
                 break
             loss.backward()  # type: ignore[no-untyped-call]
@@ -219,7 +178,8 @@ def baseline(
     texts: BundleTexts,
     *,
     inverse_second_moment: LinearOperator | FloatArray | None = None,
-    on_step: Callable[[], None] = lambda: None,
+    settings: Mapping[str, object] = MappingProxyType({}),
+    on_step: Callable[[Step], None] = lambda step: None,
 ) -> Editor:
     """A baseline on the weights of ``decoder``, at the bundle's edit layer.
 
@@ -229,23 +189,28 @@ def baseline(
         decoder: the model.
         texts: tokenizer, shape and edit layer of the bundle to compare with.
         inverse_second_moment: C⁻¹ for ROME, [f, f], as Prepared has it; None stands for the identity.
-        on_step: called before every step.
+        settings: settings that differ from the baseline's defaults.
+        on_step: called before every step with what the one before it saw; raise from it to stop.
+
+    Raises:
+        InputError: the settings do not fit.
     """
-    model = TorchModel(decoder, texts)
+    model, chosen = TorchModel(decoder, texts), baseline_settings(name, settings)
     match name:
         case "unedited":
             return NoEditor(model)
         case "in_context":
             return InContextEditor(model)
         case "finetune":
-            return FinetuneEditor(model, on_step=on_step)
+            assert isinstance(chosen, FinetuneSettings)
+            return FinetuneEditor(model, chosen, on_step)
         case "rome" | "rome_cached" | "rome_cached_early":
-            early = name == "rome_cached_early"
+            assert isinstance(chosen, RomeSettings)
             return RomeEditor(
                 model,
                 texts.manifest.edit_layer,
                 cached=name != "rome",
                 inverse_second_moment=inverse_second_moment,
-                settings=RomeSettings(stop_loss=_EARLY_STOP_LOSS) if early else RomeSettings(),
+                settings=chosen,
                 on_step=on_step,
             )

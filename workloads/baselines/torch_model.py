@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,29 +12,14 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from mobifarm.agent.editor.evaluation import Answer
-from mobifarm.agent.editor.manifest import MANIFEST_NAME, Architecture, Manifest, parse_manifest
-from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.editor.tokens import Texts, pad
 from mobifarm.agent.editor.types import AnswerScore
+from mobifarm.workloads.baselines.texts import BundleTexts
 from mobifarm.workloads.metrics.language_model import cut_by_length
 from mobifarm.workloads.preparation.decoder import TorchDecoder
 
 _POSITIONS_PER_CALL = 512
 _SEQUENCES_PER_CALL = 16
-
-
-class BundleTexts(Tokenizer):
-    """Tokenizer and shape of the bundle in ``folder``, without its graphs and without ONNX Runtime."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises BundleError where the bundle cannot be read."""
-        self.manifest: Manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes())
-        super().__init__(folder / self.manifest.tokenizer.file, self.manifest.tokenizer)
-
-    @property
-    def architecture(self) -> Architecture:
-        """Shape of the model."""
-        return self.manifest.architecture
 
 
 @dataclass(frozen=True, slots=True)

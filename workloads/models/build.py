@@ -27,7 +27,7 @@ from mobifarm.agent.editor.manifest import (
 from mobifarm.agent.errors import BundleError
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.checkpoint import Checkpoint
-from mobifarm.workloads.models.sources import Source
+from mobifarm.workloads.models.sources import Source, note_source
 
 # Code whose change may change the graphs; a bundle built by other code is built anew.
 _CODE = (
@@ -101,6 +101,7 @@ def build_bundle(
     directory.mkdir(parents=True, exist_ok=True)
     with lock_bundle(directory / f".{name}.lock", progress):
         place = directory / name
+        note_source(place, source)
         present = None if force else _present(place, inputs)
         if present is not None:
             return present

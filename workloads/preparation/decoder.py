@@ -151,6 +151,10 @@ class TorchDecoder:
             mlp_value = mlp_value + overlap * edits.values[:, None]
         return LayerOutput(residual + mlp_value, mlp_key, mlp_value, own)
 
+    def down_projections(self) -> list[torch.Tensor]:
+        """Weights [d, f] of ``down_proj``, by layer."""
+        return [layer.down for layer in self._layers]
+
     def norm(self, states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """RMS norm."""
         return functional.rms_norm(states, (states.shape[-1],), weight, self.architecture.rms_epsilon)

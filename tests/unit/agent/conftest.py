@@ -36,6 +36,10 @@ class ScriptedRunner:
         self.running = 0
         self.most_running = 0
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return ("forward",)
+
     def check_bundle(self, bundle_hash: str) -> BundleSummary:
         if bundle_hash != "b":
             raise BundleNotFound(f"no bundle {bundle_hash}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mobifarm.agent.editor.settings import settings_hash
 from mobifarm.workloads.passport import passport
 
 
@@ -55,6 +56,9 @@ RESULT: dict[str, Any] = {
 }
 
 
+PAYLOAD: dict[str, Any] = {"bundle_hash": "b", "method": "forward", "settings": {"step_limit": 60, "mu": 4.0}}
+
+
 def made(**changes: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "identity": Phone(),
@@ -64,6 +68,7 @@ def made(**changes: Any) -> dict[str, Any]:
         "properties": {"ro.product.model": "Pixel 8", "ro.soc.model": "Tensor G3"},
         "agent_version": "1.1",
         "sensors": SENSORS,
+        "payload": PAYLOAD,
         "result": RESULT,
     }
     return passport(**{**given, **changes})
@@ -111,6 +116,13 @@ def test_sensors_without_a_phone_are_modelled(execution: str) -> None:
     assert document["energy"] == {"joules": None, "reason": "not a phone: there is no energy to measure"}
 
 
+def test_a_baseline_says_that_it_ran_in_torch_on_the_computer() -> None:
+    execution = {**RESULT["execution"], "nodes_by_provider": {}}
+    document = made(execution="computer", result={**RESULT, "execution": execution})
+    assert "torch in fp32" in document["accelerator"]["reason"]
+    assert document["energy"]["reason"] == "not a phone: there is no energy to measure"
+
+
 def test_unread_conditions_say_why() -> None:
     document = made()
     assert document["clocks"]["first"] is None
@@ -144,6 +156,9 @@ def test_a_refused_edit_on_an_unknown_phone_has_every_field_too() -> None:
         "energy",
     ):
         assert refused[name]["reason"], name
+    assert (refused["bundle_hash"], refused["method"]) == ("b", "forward")
+    assert refused["settings"] == PAYLOAD["settings"]
+    assert refused["settings_hash"] == settings_hash(PAYLOAD["settings"])
     assert refused["memory"]["peak_rss_bytes"] is None
     assert refused["telemetry"]["samples"] is None
 

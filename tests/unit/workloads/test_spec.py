@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.methods import METHOD_NAMES
 from mobifarm.workloads.spec import SIZE_LIMIT_BYTES, load_spec, parse_spec
 
 MINIMAL: dict[str, Any] = {
@@ -55,6 +57,39 @@ def test_the_example_of_the_demo_is_valid() -> None:
     assert spec.dataset.limit == 36
     assert [method.name for method in spec.methods] == ["forward"]
     assert spec.repeats == 1
+
+
+def test_the_example_of_the_comparison_is_valid() -> None:
+    spec = load_spec(Path(str(files("mobifarm.workloads") / "examples" / "compare-methods.yaml")))
+    names = [method.name for method in spec.methods]
+    assert names[0] == "forward"
+    assert {"rome", "in_context", "unedited"} <= set(names)
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_every_method_may_be_named(name: str) -> None:
+    spec = parse_spec({**MINIMAL, "methods": [{"name": name}]})
+    assert json.loads(json.dumps(spec.methods[0].complete_settings())) == spec.methods[0].complete_settings()
+
+
+def test_a_baselines_settings_are_completed_and_checked() -> None:
+    rome = {"name": "rome_cached_early", "settings": {"steps": 5}}
+    settings = parse_spec({**MINIMAL, "methods": [rome]}).methods[0].complete_settings()
+    assert (settings["steps"], settings["contexts"]) == (5, 6)
+    assert settings["stop_loss"] == pytest.approx(0.3567, abs=1e-4)
+    assert "steps is 0: give a whole number from 1" in refusal(
+        {"methods": [{"name": "rome", "settings": {"steps": 0}}]}
+    )
+    assert "'steps' is no setting (known: none)" in refusal(
+        {"methods": [{"name": "unedited", "settings": {"steps": 1}}]}
+    )
+
+
+def test_an_unknown_method_is_told_all_names_and_where_they_run() -> None:
+    message = refusal({"methods": [{"name": "backward"}]})
+    for name in METHOD_NAMES:
+        assert name in message
+    assert "(on the computer)" in message
 
 
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:

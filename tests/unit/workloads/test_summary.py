@@ -57,6 +57,7 @@ def trial(
     edit_s: float = 2.0,
     temperatures: tuple[float, float] | None = None,
     repeat: int = 0,
+    known_before: bool = False,
 ) -> TrialRecord:
     record_id = record or f"r{number}"
     payload = {
@@ -68,7 +69,7 @@ def trial(
     stored = None
     if status is not None:
         scores = [
-            scored("efficacy", after=success),
+            scored("efficacy", after=success, before=known_before),
             scored("paraphrase", after=success),
             scored("neighbourhood", before=True, after=True),
         ]
@@ -182,6 +183,28 @@ def test_methods_and_kinds_of_phones_are_never_mixed() -> None:
     assert summary.unedited.edits == 1
 
 
+def test_the_computer_stands_apart_from_the_phones_and_from_their_unedited_model() -> None:
+    on_computer = trial(
+        2, record="x", method="rome", execution="computer", device="computer", known_before=True
+    )
+    summary = summarise([on_computer, trial(1, record="x", edit_s=9.0)], [])
+    assert [(row.label, row.execution) for row in summary.methods] == [
+        ("rome", "computer"),
+        ("forward", "virtual"),
+    ]
+    assert [row.device_id for row in summary.phones] == ["tcp:1"]
+    assert [row.device_id for row in summary.computers] == ["computer"]
+    assert summary.unedited is not None
+    assert summary.unedited.quality.edit_success is not None
+    assert summary.unedited.quality.edit_success.mean == 0.0
+    assert "torch in fp32 on this computer" in printed(summary)
+    alone = summarise([on_computer], []).unedited
+    assert alone is not None
+    assert alone.quality.edit_success is not None
+    assert alone.quality.edit_success.mean == 1.0
+    assert "torch" not in printed(summarise([trial(1)], []))
+
+
 def test_repeats_of_one_fact_do_not_narrow_the_interval() -> None:
     once = [trial(i, success=i % 2 == 0) for i in range(1, 9)]
     again = [
@@ -276,6 +299,7 @@ def test_json_is_strict_and_complete() -> None:
         **document,
         "methods": list(document["methods"]),
         "phones": list(document["phones"]),
+        "computers": list(document["computers"]),
         "attempts": list(document["attempts"]),
         "edits": list(document["edits"]),
         "footnotes": list(document["footnotes"]),

@@ -41,7 +41,16 @@ class Farm:
         return self.apply(DeviceAdded(self.now, place, place, "tcp"))
 
     def ready(
-        self, place, *, serial=None, fingerprint="f", held=(), token=0, properties=None, execution="virtual"
+        self,
+        place,
+        *,
+        serial=None,
+        fingerprint="f",
+        held=(),
+        token=0,
+        properties=None,
+        execution="virtual",
+        methods=("forward", "mobiedit"),
     ):
         if place not in self.state.devices:
             self.add(place)
@@ -56,6 +65,7 @@ class Farm:
                 held_attempts=tuple(HeldAttempt(*attempt) for attempt in held),
                 agent_version="1",
                 fencing_token=token,
+                methods=tuple(methods),
             )
         )
 
@@ -65,8 +75,13 @@ class Farm:
     def change(self, place, state, reason="", action=""):
         return self.apply(DeviceStateChanged(self.now, place, state, reason, action))
 
-    def submit(self, job="job", trials=1, *, priority=0, attempt_limit=3, selector=None):
-        plans = tuple(TrialPlan(f"{job}/{number}", f"label {number}", {}) for number in range(trials))
+    def submit(
+        self, job="job", trials=1, *, priority=0, attempt_limit=3, selector=None, methods=("forward",)
+    ):
+        plans = tuple(
+            TrialPlan(f"{job}/{number}", f"label {number}", {}, methods[number % len(methods)])
+            for number in range(trials)
+        )
         return self.apply(
             JobSubmitted(
                 self.now,

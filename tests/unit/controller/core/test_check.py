@@ -59,7 +59,7 @@ def miscount(farm):
 
 
 def lose_a_pending_trial(farm):
-    farm.state.jobs["job"].pending.clear()
+    farm.state.jobs["job"].pending["forward"].clear()
 
 
 def try_too_often(farm):

@@ -47,8 +47,11 @@ by_name = {
         st.builds(HeldAttempt, texts, counts, st.sampled_from(["running", "finished"])), max_size=3
     ).map(tuple),
     "spec": mappings,
+    "methods": st.lists(texts, max_size=3).map(tuple),
     "result": st.none() | mappings,
-    "trials": st.lists(st.builds(TrialPlan, texts, texts, st.none() | mappings), max_size=3).map(tuple),
+    "trials": st.lists(st.builds(TrialPlan, texts, texts, st.none() | mappings, texts), max_size=3).map(
+        tuple
+    ),
     "selector": st.builds(
         DeviceSelector, st.none() | texts, st.lists(texts, max_size=3).map(tuple), properties
     ),
@@ -131,3 +134,16 @@ def test_bulk_is_what_deciding_does_not_need():
     assert without_bulk(AttemptFinished(1.0, "a", 1, "p", False, {"c": 3})).result is None
     ready = DeviceReady(1.0, "p", "h", Identity("p", "s", "f"), {"d": "4"}, "phone", (), "1", 0)
     assert without_bulk(ready) is ready
+
+
+def test_a_log_from_before_methods_were_placed_is_read():
+    plan, ready = (
+        TrialPlan("t", "l", {}),
+        DeviceReady(1.0, "p", "h", Identity("p", "s", "f"), {}, "phone", (), "1", 0),
+    )
+    job = JobSubmitted(1.0, "job", "name", "user", {}, (plan,), DeviceSelector(), 0, 1)
+    for event, older in ((ready, encode(ready)), (job, encode(job))):
+        older.pop("methods", None)
+        for trial in older.get("trials", ()):
+            del trial["method"]
+        assert decode(json.loads(json.dumps(older))) == event

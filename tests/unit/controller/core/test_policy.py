@@ -113,3 +113,57 @@ def test_a_job_may_bound_how_many_phones_work_for_it(shelf):
     assert assigned(shelf) == [("few/1", "p2")]
     shelf.submit("other")
     assert assigned(shelf) == [("few/1", "p2"), ("other/0", "p3")]
+
+
+@pytest.fixture
+def mixed(farm):
+    """A phone, the computer, and a job whose trials alternate between what each of them can do."""
+    farm.ready("p1")
+    farm.ready("computer", execution="computer", methods=("rome", "unedited"))
+    return farm
+
+
+def test_a_trial_goes_only_to_a_device_that_does_its_method(mixed):
+    mixed.submit(trials=6, methods=("forward", "mobiedit", "rome"))
+    assert sorted(assigned(mixed)) == [("job/0", "p1"), ("job/2", "computer")]
+    mixed.lease("a1", "job/0", "p1")
+    mixed.lease("a2", "job/2", "computer")
+    mixed.finished("a2")
+    assert assigned(mixed) == [("job/5", "computer")]
+    mixed.finished("a1")
+    assert sorted(assigned(mixed)) == [("job/1", "p1"), ("job/5", "computer")]
+
+
+def test_a_method_that_no_device_does_waits(mixed):
+    mixed.submit(trials=2, methods=("finetune", "forward"))
+    assert assigned(mixed) == [("job/1", "p1")]
+
+
+def test_what_a_job_asks_of_its_phones_does_not_concern_the_computer(mixed):
+    mixed.ready("p2", serial="R5", execution="phone")
+    selector = DeviceSelector("phone", ("R5",), {"ro.soc.model": "SM8650"}, count=1)
+    mixed.submit(trials=4, methods=("rome", "forward"), selector=selector)
+    assert assigned(mixed) == [("job/0", "computer")]
+    mixed.ready("p2", serial="R5", execution="phone", properties={"ro.soc.model": "SM8650"})
+    mixed.lease("a1", "job/0", "computer")
+    assert assigned(mixed) == [("job/1", "p2")]
+
+
+def test_the_computer_gets_a_trial_again_that_broke_on_it(mixed):
+    mixed.submit(methods=("rome",))
+    mixed.lease(place="computer")
+    mixed.broke()
+    assert assigned(mixed, mixed.now + 1) == [("job/0", "computer")]
+
+
+def test_trials_from_before_methods_were_placed_go_to_phones(mixed):
+    mixed.submit(trials=2, methods=("",))
+    assert assigned(mixed) == [("job/0", "p1")]
+
+
+def test_a_computer_that_keeps_failing_says_where_to_look(mixed):
+    mixed.submit(methods=("rome",))
+    for number in range(3):
+        mixed.lease(f"a{number}", place="computer")
+        mixed.broke(f"a{number}")
+    assert "log" in mixed.device("computer").quarantine.action

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mobifarm.agent.editor.settings import settings_hash
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.events import (
     AttemptFailed,
@@ -153,6 +154,26 @@ async def test_dispatch_carries_the_trials_payload(path: Path) -> None:
         await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
         host.queue.put_nowait([ready("a")])
         assert (await host.dispatched.get())[3] == {"fact": 0}
+
+
+async def test_a_refused_edits_passport_says_what_was_asked_for(path: Path) -> None:
+    host = ScriptedHost()
+    payload = {"bundle_hash": "b" * 64, "method": "forward", "settings": {"step_limit": 7}}
+    plan = TrialPlan("j/0", "fact", payload)
+    async with running(path, host) as farm:
+        submitted = JobSubmitted(1.0, "j", "facts", "me", {}, (plan,), DeviceSelector(), 0, 3)
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), submitted)
+        host.queue.put_nowait([ready("a")])
+        device_id, attempt_id, token, _ = await host.dispatched.get()
+        refused = {**RESULT, "result": {"status": "refused", "message": "subject is empty"}}
+        host.queue.put_nowait([AttemptFinished(2.0, attempt_id, token, device_id, True, refused)])
+        await host.acknowledged.get()
+    with StoreReader(path) as reader:
+        (result,) = reader.results("j")
+    passport = result.result["passport"]
+    assert (passport["bundle_hash"], passport["method"]) == ("b" * 64, "forward")
+    assert passport["settings"] == {"step_limit": 7}
+    assert passport["settings_hash"] == settings_hash({"step_limit": 7})
 
 
 async def test_restart_resumes_the_same_attempt(path: Path) -> None:

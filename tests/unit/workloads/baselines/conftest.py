@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mobifarm.agent.editor.bundle import Bundle
-from mobifarm.workloads.baselines.torch_model import BundleTexts, TorchModel
+from mobifarm.workloads.baselines.texts import BundleTexts
+from mobifarm.workloads.baselines.torch_model import TorchModel
 from mobifarm.workloads.models.build import Precision, build_bundle
 from mobifarm.workloads.models.sources import TinyRandom
 from mobifarm.workloads.preparation.decoder import TorchDecoder

@@ -13,15 +13,9 @@ from mobifarm.agent.editor.bundle import Bundle, EditPair
 from mobifarm.agent.editor.evaluation import Answer
 from mobifarm.agent.editor.types import EditCost, EditRecord, Probe
 from mobifarm.agent.errors import InputError
-from mobifarm.workloads.baselines.editors import (
-    BASELINE_NAMES,
-    BaselineName,
-    FinetuneEditor,
-    RomeEditor,
-    RomeSettings,
-    baseline,
-)
+from mobifarm.workloads.baselines.editors import FinetuneEditor, RomeEditor, baseline
 from mobifarm.workloads.baselines.objective import Objective
+from mobifarm.workloads.baselines.settings import BASELINE_NAMES, BaselineName, RomeSettings
 from mobifarm.workloads.baselines.torch_model import TorchModel, rank_one
 from mobifarm.workloads.metrics.bundle_model import BundleEditor, BundleModel
 from mobifarm.workloads.metrics.language_model import EditedModel, LanguageModel, PrefixedModel
