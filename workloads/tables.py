@@ -114,6 +114,8 @@ CSV_COLUMNS: tuple[str, ...] = (
     "execution",
     "settings_hash",
     "bundle_hash",
+    "edits_applied",
+    "kept",
 )
 
 
