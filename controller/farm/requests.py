@@ -190,9 +190,8 @@ class FarmRequests:
     def _connected(self, device_id: str) -> Device:
         device = self._known(device_id)
         if not device.connected:
-            why = f"{device.stage}: {device.reason}" if device.reason else str(device.stage)
             raise DeviceError(
-                f"the phone {device_id} is not there ({why}); `mobifarm devices` says what to do"
+                f"the phone {device_id} is not there ({device.stage}): `mobifarm devices` says what it needs"
             )
         return device
 
