@@ -63,13 +63,17 @@ class Attempts:
                     "give every attempt its own attempt_id"
                 )
             return held
+        self.refuse_while_running()
+        return None
+
+    def refuse_while_running(self) -> None:
+        """Raises Busy where an attempt has no result yet."""
         running = self.running()
         if running is not None:
             raise Busy(
-                f"attempt {running.attempt_id} is running and the phone runs one at a time: "
+                f"attempt {running.attempt_id} is running and the phone does one thing at a time: "
                 "wait for its result or cancel it"
             )
-        return None
 
     def start(self, request: RunRequest) -> Attempt:
         """Hold a new running attempt; ``find`` has just returned None for it."""

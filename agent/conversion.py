@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import math
 from typing import Any
 
@@ -10,7 +12,10 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 import mobifarm
 from mobifarm.agent.editor import types
+from mobifarm.agent.editor.edit import EditOrder
+from mobifarm.agent.editor.stack import LONGEST_ID
 from mobifarm.agent.errors import InputError
+from mobifarm.agent.kept import KeptBundle
 from mobifarm.agent.runner import EditJob, FinishedEdit
 from mobifarm.v1 import agent_pb2 as pb
 
@@ -25,6 +30,11 @@ _STATUSES = {
     types.EditStatus.CONVERGED: pb.EDIT_STATUS_CONVERGED,
     types.EditStatus.STEP_LIMIT: pb.EDIT_STATUS_STEP_LIMIT,
 }
+_KEEP = {
+    pb.KEEP_NO: None,
+    pb.KEEP_TOGETHER: EditOrder.TOGETHER,
+    pb.KEEP_IN_SEQUENCE: EditOrder.IN_SEQUENCE,
+}
 _KINDS = {
     types.ProbeKind.EFFICACY: pb.PROBE_KIND_EFFICACY,
     types.ProbeKind.PARAPHRASE: pb.PROBE_KIND_PARAPHRASE,
@@ -36,6 +46,10 @@ _KINDS = {
 def job_from_request(request: pb.RunRequest) -> EditJob:
     """Read a request; raises InputError naming the field that is wrong."""
     record = request.record
+    if request.keep not in _KEEP:
+        raise InputError(f"keep is {request.keep}, which this agent does not know: choose a value of Keep")
+    if request.keep != pb.KEEP_NO and len(record.record_id) > LONGEST_ID:
+        raise InputError(f"record_id names a kept edit: give it at most {LONGEST_ID} characters")
     return EditJob(
         bundle_hash=request.bundle_hash,
         record=types.EditRecord(
@@ -51,7 +65,21 @@ def job_from_request(request: pb.RunRequest) -> EditJob:
         method=request.method,
         settings=settings_from_struct(request.settings),
         seed=request.seed,
+        keep=_KEEP[request.keep],
     )
+
+
+def request_hash(job: EditJob) -> str:
+    """sha256 of what is asked for, by whichever attempt."""
+    asked = {
+        "bundle_hash": job.bundle_hash,
+        "record": dataclasses.asdict(job.record),
+        "method": job.method,
+        "settings": job.settings,
+        "seed": job.seed,
+        "keep": job.keep.value if job.keep else None,
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def settings_from_struct(settings: Struct) -> dict[str, Any]:
@@ -94,7 +122,7 @@ def progress_message(progress: types.EditProgress) -> pb.EditProgress:
     )
 
 
-def finished_result(attempt_id: str, job: EditJob, finished: FinishedEdit) -> pb.EditResult:
+def finished_result(attempt_id: str, job: EditJob, finished: FinishedEdit, *, kept: bool) -> pb.EditResult:
     """The result of an edit that ran to its end; memory and telemetry are added by the caller."""
     outcome, cost = finished.outcome, finished.outcome.cost
     result = empty_result(attempt_id, job, _STATUSES[outcome.status])
@@ -111,6 +139,8 @@ def finished_result(attempt_id: str, job: EditJob, finished: FinishedEdit) -> pb
     result.execution.nodes_by_provider.update(finished.nodes_by_provider)
     result.execution.base_hash = finished.base_hash
     result.execution.returned_to_base = finished.returned_to_base
+    result.execution.edits_applied = len(job.held or ())
+    result.execution.kept = kept
     return result
 
 
@@ -125,6 +155,25 @@ def empty_result(
         execution=pb.Execution(
             bundle_hash=job.bundle_hash, method=job.method, agent_version=mobifarm.__version__
         ),
+    )
+
+
+def kept_bundle(bundle: KeptBundle) -> pb.KeptBundle:
+    """What is kept of one bundle."""
+    return pb.KeptBundle(
+        bundle_hash=bundle.bundle_hash,
+        bundle_name=bundle.name,
+        edits=[
+            pb.KeptEdit(
+                edit_id=held.edit_id,
+                subject=held.subject,
+                prompt=held.prompt,
+                target_new=held.target_new,
+                method=held.method,
+            )
+            for held in bundle.edits
+        ],
+        problem=bundle.problem,
     )
 
 

@@ -4,6 +4,7 @@ AgentError
 ├── InputError      the request is wrong; the message says how to mend it   (INVALID_ARGUMENT)
 ├── BundleError     a model bundle is missing, damaged or of another version (NOT_FOUND / DATA_LOSS)
 ├── Busy            another attempt runs                                     (RESOURCE_EXHAUSTED)
+├── DamagedEdits    the kept edits of a bundle cannot be read                 (DATA_LOSS)
 ├── Fenced          a newer lease has been seen                              (FAILED_PRECONDITION)
 └── Cancelled       the attempt was cancelled
 """
@@ -25,6 +26,10 @@ class BundleError(AgentError):
 
 class BundleNotFound(BundleError):
     """No model bundle with this hash is on the phone."""
+
+
+class DamagedEdits(AgentError):
+    """The file of the kept edits does not hold what was written; the message says how to go on."""
 
 
 class Busy(AgentError):

@@ -9,13 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from mobifarm.agent.attempts import Attempt, Attempts, check_id
-from mobifarm.agent.conversion import empty_result, finished_result, job_from_request, progress_message
+from mobifarm.agent.conversion import (
+    empty_result,
+    finished_result,
+    job_from_request,
+    progress_message,
+    request_hash,
+)
+from mobifarm.agent.editor.stack import EditStack
 from mobifarm.agent.editor.types import EditProgress, Report
 from mobifarm.agent.errors import (
     AgentError,
@@ -30,8 +38,9 @@ from mobifarm.agent.errors import (
 from mobifarm.agent.feed import Feed
 from mobifarm.agent.fence import Fence
 from mobifarm.agent.journal import Journal
+from mobifarm.agent.kept import KeptBundle, KeptEdits
 from mobifarm.agent.memory import peak_rss_bytes, reset_peak_rss
-from mobifarm.agent.runner import BundleSummary, EditJob, EditRunner
+from mobifarm.agent.runner import BundleSummary, EditJob, EditRunner, FinishedEdit
 from mobifarm.agent.telemetry import Sampler
 from mobifarm.v1.agent_pb2 import (
     EDIT_STATUS_CANCELLED,
@@ -59,11 +68,13 @@ class Execution:
         *,
         runner: EditRunner,
         journal: Journal,
+        kept: KeptEdits,
         fence: Fence,
         read_sensors: Callable[[], dict[str, float]],
     ) -> None:
         self._runner = runner
         self._journal = journal
+        self._kept = kept
         self._fence = fence
         self._read_sensors = read_sensors
         self._attempts = Attempts(journal.load())
@@ -93,7 +104,7 @@ class Execution:
         """Start the attempt or attach to it; yields its messages, the result last.
 
         Raises:
-            InputError, BundleError, Busy, Fenced: nothing was started.
+            InputError, BundleError, DamagedEdits, Busy, Fenced: nothing was started.
             InternalError: the edit met a fault of the agent; the result that says so came before.
             Stopping: the agent ends; the attempt is lost.
         """
@@ -104,6 +115,7 @@ class Execution:
             if attempt is None:
                 job = job_from_request(request)
                 await self._in_thread(self._runner.validate, job)
+                job = await self._in_thread(self._beside_kept, job)
                 self._refuse_if_stopping()
                 attempt = self._start(request, job)
             else:
@@ -137,6 +149,52 @@ class Execution:
         # The disk first: after a crash in between, the result is offered again rather than lost in one place.
         await self._in_thread(self._journal.remove, attempt_id)
         self._attempts.drop(attempt_id)
+
+    async def list_edits(self, bundle_hash: str) -> list[KeptBundle]:
+        """See KeptEdits.bundles; also while an attempt runs."""
+        return await self._in_thread(self._kept.bundles, bundle_hash)
+
+    async def export_edits(self, bundle_hash: str) -> bytes:
+        """The kept edits of a bundle as one file; see KeptEdits.stack and EditStack.export for the errors."""
+        return await self._in_thread(lambda name: self._kept.stack(name).export(), bundle_hash)
+
+    async def undo_edits(
+        self, bundle_hash: str, edit_ids: Sequence[str] | None, fencing_token: int
+    ) -> tuple[list[str], int]:
+        """Undo some or, where ``edit_ids`` is None, all edits of a bundle.
+
+        Returns:
+            The names of those undone, and how many are left.
+
+        Raises:
+            InputError, BundleError, DamagedEdits: see KeptEdits.undo.
+            Busy, Fenced: nothing was undone.
+        """
+
+        def undo(name: str) -> tuple[list[str], int]:
+            if edit_ids is None:
+                return self._kept.undo_all(name), 0
+            return list(edit_ids), len(self._kept.undo(name, edit_ids))
+
+        return await self._change_edits(undo, bundle_hash, fencing_token)
+
+    async def import_edits(
+        self, bundle_hash: str, exported: bytes, fencing_token: int
+    ) -> tuple[EditStack, list[str]]:
+        """See KeptEdits.import_edits. Raises Busy, Fenced too."""
+        return await self._change_edits(
+            lambda name: self._kept.import_edits(name, exported), bundle_hash, fencing_token
+        )
+
+    async def _change_edits(self, change: Callable[[str], _R], bundle_hash: str, fencing_token: int) -> _R:
+        async def change_alone() -> _R:
+            async with self._admission:
+                await self._in_thread(self._fence.check, fencing_token)
+                self._attempts.refuse_while_running()
+                return await self._in_thread(change, bundle_hash)
+
+        # A caller that goes away must not let an attempt in before the change is on disk.
+        return await asyncio.shield(asyncio.ensure_future(change_alone()))
 
     async def stop(self, within_s: float) -> bool:
         """Stop the running attempt; False where the editor did not end in time and its thread lives on."""
@@ -214,7 +272,10 @@ class Execution:
     ) -> tuple[EditResult | None, AgentError | None]:
         try:
             finished = self._runner.run(job, report=report, cancelled=self._cancel.is_set)
-            return finished_result(attempt_id, job, finished), None
+            kept = self._keep(job, finished)
+            return finished_result(attempt_id, job, finished, kept=kept), None
+        except _NotKept as error:
+            return None, InternalError(str(error))
         except Cancelled:
             if self._stopping:
                 return None, Stopping("the agent is stopping and the attempt is lost: send it again")
@@ -230,6 +291,30 @@ class Execution:
             )
             return empty_result(attempt_id, job, EDIT_STATUS_FAILED, message), InternalError(message)
 
+    def _beside_kept(self, job: EditJob) -> EditJob:
+        """The job with the kept edits beside which it is done."""
+        if job.keep is None:
+            return job
+        held = self._kept.before(job.bundle_hash, job.record.record_id, request_hash(job))
+        return replace(job, held=held)
+
+    def _keep(self, job: EditJob, finished: FinishedEdit) -> bool:
+        """Keep a converged edit where that is wanted.
+
+        The journal comes after it: an attempt that a crash took in between is done anew, and what it finds
+        takes the place of this edit.
+        """
+        if job.held is None:
+            return False
+        edit = replace(finished.edit, request_hash=request_hash(job))
+        try:
+            self._kept.save(job.held.with_edit(edit) if finished.converged else job.held)
+        except OSError as error:
+            raise _NotKept(
+                f"the edit could not be kept ({error.strerror}): free space on the phone"
+            ) from error
+        return finished.converged
+
     def _refuse_if_stopping(self) -> None:
         if self._stopping:
             raise Stopping("the agent is stopping: start it again and send the attempt again")
@@ -237,6 +322,10 @@ class Execution:
     async def _in_thread(self, function: Callable[[_T], _R], argument: _T) -> _R:
         self._refuse_if_stopping()
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, argument)
+
+
+class _NotKept(Exception):
+    """The phone's disk, not the edit: the attempt has no result."""
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], argument: object) -> None:

@@ -5,6 +5,7 @@
 <home>/agent/ready.json    there exactly while the agent listens (a killed agent leaves it behind; the
                            next one removes it before it makes its token)
 <home>/agent/fencing_token highest fencing token that was seen
+<home>/agent/edits/        kept edits, one file per bundle
 <home>/agent/journal/      finished results that nobody has acknowledged
 <home>/agent/log           what went wrong, with tracebacks
 <home>/bundles/<hash>/     pushed model bundles
@@ -35,6 +36,7 @@ class AgentHome:
         self.root = root
         self.agent = root / "agent"
         self.bundles = root / "bundles"
+        self.edits = self.agent / "edits"
         self.journal = self.agent / "journal"
         self.fencing_token = self.agent / "fencing_token"
         self.log = self.agent / "log"
@@ -51,7 +53,7 @@ class AgentHome:
             HomeError: another agent runs here, or the folder cannot be written.
         """
         try:
-            for folder in (self.agent, self.bundles, self.journal):
+            for folder in (self.agent, self.bundles, self.edits, self.journal):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -12,14 +12,14 @@ from typing import cast
 
 from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
-from mobifarm.agent.editor.edit import check_edit, edit
+from mobifarm.agent.editor.edit import EditOrder, check_edit, edit_several
 from mobifarm.agent.editor.manifest import Architecture, Manifest
 from mobifarm.agent.editor.methods import METHOD_NAMES, validate_settings
 from mobifarm.agent.editor.settings import canonical_json
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.editor.types import EditPhase, EditProgress, Report
-from mobifarm.agent.errors import BundleNotFound, Cancelled, InputError
-from mobifarm.agent.runner import BundleSummary, EditJob, FinishedEdit
+from mobifarm.agent.errors import BundleError, BundleNotFound, Cancelled, InputError
+from mobifarm.agent.runner import BundleSummary, EditJob, EditShape, FinishedEdit
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _log = logging.getLogger(__name__)
@@ -62,6 +62,14 @@ class ModelRunner:
         manifest = self._verify(bundle_hash).manifest
         return BundleSummary(bundle_hash, manifest.name, manifest.size_bytes)
 
+    def edit_shape(self, bundle_hash: str) -> EditShape:
+        """See EditRunner."""
+        manifest, found_hash = read_manifest(self._path(bundle_hash))
+        if found_hash != bundle_hash:
+            raise BundleError(f"the bundle in {bundle_hash} has another hash: push it again")
+        shape = manifest.architecture
+        return EditShape(manifest.name, shape.intermediate, shape.hidden)
+
     def validate(self, job: EditJob) -> None:
         """See EditRunner; verifies a bundle that this process has not verified yet."""
         with self._lock:
@@ -77,15 +85,17 @@ class ModelRunner:
         bundle, was_loaded = self._load(job.bundle_hash)
         load_s = 0.0 if was_loaded else time.monotonic() - started_s
         try:
-            outcome = edit(
+            stack, [outcome] = edit_several(
                 bundle,
-                job.record,
+                [job.record],
+                order=job.keep or EditOrder.TOGETHER,
                 method=job.method,
                 settings=job.settings,
                 seed=job.seed,
                 report=report,
                 cancelled=cancelled,
                 clock=time.monotonic,
+                held=job.held,
             )
         except (Cancelled, InputError):
             raise
@@ -98,6 +108,7 @@ class ModelRunner:
             self._loaded = None
         return FinishedEdit(
             outcome=outcome,
+            edit=stack.edits[-1],
             load_s=load_s,
             settings_json=canonical_json(validate_settings(job.method, job.settings)),
             nodes_by_provider=bundle.placement(),
@@ -105,12 +116,16 @@ class ModelRunner:
             returned_to_base=base_hash == expected,
         )
 
-    def _verify(self, bundle_hash: str) -> _Texts:
+    def _path(self, bundle_hash: str) -> Path:
         if not _HASH.match(bundle_hash):
             raise InputError(f"bundle_hash is {bundle_hash[:80]!r}: give 64 hexadecimal digits")
         path = self._folder / bundle_hash
         if not path.is_dir():
             raise BundleNotFound(f"model bundle {bundle_hash} is not on this phone: push it first")
+        return path
+
+    def _verify(self, bundle_hash: str) -> _Texts:
+        path = self._path(bundle_hash)
         with self._lock:
             self._verified.pop(bundle_hash, None)
         verify_bundle(path, bundle_hash)

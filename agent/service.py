@@ -16,6 +16,7 @@ from grpc_health.v1._async import HealthServicer
 import mobifarm
 from mobifarm.agent import errors
 from mobifarm.agent.authentication import TokenInterceptor
+from mobifarm.agent.conversion import kept_bundle
 from mobifarm.agent.execution import Execution
 from mobifarm.agent.sensors import SensorDescription
 from mobifarm.v1 import agent_pb2 as pb
@@ -36,6 +37,7 @@ _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 16 << 20),  # an exported file of edits, see stack.SIZE_LIMIT_BYTES
 )
 
 # First match counts: subclasses stand before their bases.
@@ -43,6 +45,7 @@ _STATUSES: tuple[tuple[type[errors.AgentError], grpc.StatusCode], ...] = (
     (errors.InputError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.BundleNotFound, grpc.StatusCode.NOT_FOUND),
     (errors.BundleError, grpc.StatusCode.DATA_LOSS),
+    (errors.DamagedEdits, grpc.StatusCode.DATA_LOSS),
     (errors.Busy, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Fenced, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.NotHeld, grpc.StatusCode.NOT_FOUND),
@@ -135,6 +138,41 @@ class AgentService(AgentServiceServicer):
         async with _answering(context):
             await self._execution.acknowledge(request.attempt_id)
         return pb.AcknowledgeResponse()
+
+    async def ListEdits(self, request: pb.ListEditsRequest, context: _Context) -> pb.ListEditsResponse:  # noqa: N802
+        """Read the kept edits beside whatever runs."""
+        async with _answering(context):
+            bundles = await self._execution.list_edits(request.bundle_hash)
+        return pb.ListEditsResponse(bundles=[kept_bundle(bundle) for bundle in bundles])
+
+    async def UndoEdits(self, request: pb.UndoEditsRequest, context: _Context) -> pb.UndoEditsResponse:  # noqa: N802
+        """All or none of those named."""
+        async with _answering(context):
+            if request.all == bool(request.edit_ids):
+                raise errors.InputError("give either edit_ids or all")
+            edit_ids = None if request.all else list(request.edit_ids)
+            undone, kept = await self._execution.undo_edits(
+                request.bundle_hash, edit_ids, request.fencing_token
+            )
+        return pb.UndoEditsResponse(undone=undone, kept=kept)
+
+    async def ExportEdits(  # noqa: N802
+        self, request: pb.ExportEditsRequest, context: _Context
+    ) -> pb.ExportEditsResponse:
+        """Read the kept edits beside whatever runs."""
+        async with _answering(context):
+            exported = await self._execution.export_edits(request.bundle_hash)
+        return pb.ExportEditsResponse(exported=exported)
+
+    async def ImportEdits(  # noqa: N802
+        self, request: pb.ImportEditsRequest, context: _Context
+    ) -> pb.ImportEditsResponse:
+        """All edits of the file or none."""
+        async with _answering(context):
+            kept, imported = await self._execution.import_edits(
+                request.bundle_hash, request.exported, request.fencing_token
+            )
+        return pb.ImportEditsResponse(bundle_hash=kept.bundle_hash, imported=imported, kept=len(kept))
 
 
 class AgentServer:

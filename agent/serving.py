@@ -17,6 +17,7 @@ from mobifarm.agent.execution import Execution
 from mobifarm.agent.fence import Fence
 from mobifarm.agent.home import AgentHome, default_address
 from mobifarm.agent.journal import Journal
+from mobifarm.agent.kept import KeptEdits
 from mobifarm.agent.process import processors
 from mobifarm.agent.properties import read_properties
 from mobifarm.agent.runner import EditRunner
@@ -77,6 +78,7 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
     execution = Execution(
         runner=runner,
         journal=Journal(home.journal),
+        kept=KeptEdits(home.edits, runner.edit_shape),
         fence=Fence(home.fencing_token),
         read_sensors=sensors.read,
     )

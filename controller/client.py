@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from mobifarm.controller.errors import HostError, UserError
+from mobifarm.controller.errors import DeviceError, HostError, UserError
 from mobifarm.controller.paths import FarmPaths
 
 DEADLINE_S = 30.0
@@ -19,6 +19,7 @@ class FarmClient:
 
     Raises:
         UserError: no farm runs on this folder, or it refuses the request (the message is its own).
+        DeviceError: the phone that it is about failed.
         HostError: the farm does not answer.
     """
 
@@ -63,4 +64,6 @@ class FarmClient:
             message = answer.json()["error"]
         except (ValueError, KeyError, TypeError):
             message = f"the farm answered {answer.status_code}"
+        if answer.status_code == 502:
+            raise DeviceError(message)
         raise (UserError if answer.status_code < 500 else HostError)(message)

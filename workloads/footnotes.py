@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 
 
-def footnotes(*, executions: Set[str], repeated: bool, missing: Mapping[str, int]) -> tuple[str, ...]:
+def footnotes(
+    *, executions: Set[str], repeated: bool, missing: Mapping[str, int], kept: Mapping[str, int]
+) -> tuple[str, ...]:
     """The notes that apply.
 
     Args:
         executions: kinds of devices that gave results.
         repeated: whether some fact was edited more than once.
         missing: trials without a result by state.
+        kept: edits that phones have kept, by the phone's serial number.
     """
     notes = [
         "Measured on the quantised model before and after each edit"
@@ -40,6 +43,12 @@ def footnotes(*, executions: Set[str], repeated: bool, missing: Mapping[str, int
     notes.append("Energy: not measured.")
     if repeated:
         notes.append("Edits of one fact are not independent: the intervals resample facts, not edits.")
+    if kept:
+        phones = ", ".join(f"{number} by {serial}" for serial, number in sorted(kept.items()))
+        notes.append(
+            f"Edits were kept: {phones}. Each was scored with all that its phone kept until then "
+            "(edits_applied in --csv); each phone keeps its own, and `mobifarm edits list PHONE` shows them."
+        )
     if missing:
         listed = ", ".join(f"{number} {state}" for state, number in sorted(missing.items()))
         notes.append(

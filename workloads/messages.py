@@ -18,6 +18,8 @@ def payload_to_run_request(payload: Mapping[str, Any], attempt_id: str, fencing_
         bundle_hash=payload["bundle_hash"],
         method=payload["method"],
         seed=payload["seed"],
+        # Jobs that were submitted before there was a choice have none.
+        keep=pb.Keep.Value(f"KEEP_{payload.get('keep', 'no').upper()}"),
         record=pb.EditRecord(
             record_id=record["record_id"],
             subject=record["subject"],
@@ -101,6 +103,8 @@ def _execution(execution: pb.Execution) -> dict[str, Any]:
         "nodes_by_provider": dict(sorted(execution.nodes_by_provider.items())),
         "base_hash": execution.base_hash or None,
         "returned_to_base": execution.returned_to_base if execution.base_hash else None,
+        "edits_applied": execution.edits_applied if execution.base_hash else None,
+        "kept": execution.kept,
         "agent_version": execution.agent_version or None,
     }
 

@@ -78,6 +78,8 @@ def passport(
         "settings_hash": run.get("settings_hash") or (None if asked is None else settings_hash(asked)),
         "accelerator": _accelerator(run, execution),
         "returned_to_base": run.get("returned_to_base"),
+        "edits_applied": run.get("edits_applied"),
+        "kept": run.get("kept"),
         "memory": _memory(result.get("cost") or {}),
         "temperatures": conditions("temperature", lambda name: units[name] == "degC"),
         "clocks": conditions("clock", lambda name: units[name] == "Hz"),

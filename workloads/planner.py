@@ -23,7 +23,7 @@ class Trial:
         trial_id: its number in the job, the same for the same spec and records.
         label: what it is, for people.
         payload: plain JSON with bundle_hash, model, method, method_label, settings (complete), seed, record
-            (MobiFarm's own form) and repeat.
+            (MobiFarm's own form), repeat and keep.
     """
 
     trial_id: str
@@ -68,6 +68,7 @@ def plan(spec: EvaluationSpec, records: Sequence[EditRecord], *, bundle_hash: st
                     "seed": seed,
                     "record": mapping,
                     "repeat": repeat,
+                    "keep": spec.keep,
                 }
                 trials.append(Trial(f"{len(trials) + 1:05d}", " · ".join(parts), payload))
     return trials

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from mobifarm.agent.errors import InputError
@@ -24,6 +32,12 @@ SEED_LIMIT: Final = 2**53 - 1
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+ -]*$", max_length=80)
+]
+
+
+# YAML reads a bare `no` as false.
+Keep = Annotated[
+    Literal["no", "together", "in_sequence"], BeforeValidator(lambda given: "no" if given is False else given)
 ]
 
 
@@ -99,7 +113,8 @@ class EvaluationSpec(_Part):
     """One evaluation: every record with every method, ``repeats`` times.
 
     ``attempts`` is how often a trial is tried when phones or links fail; a failed edit is a result and is
-    never tried again.
+    never tried again. ``keep``: each phone keeps the edits that it makes, found on the unedited model or on
+    the model with those that it kept before.
     """
 
     name: Name
@@ -111,6 +126,7 @@ class EvaluationSpec(_Part):
     seed: Annotated[int, Field(ge=0, le=SEED_LIMIT)] = 0
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    keep: Keep = "no"
 
     @model_validator(mode="after")
     def _titles_differ(self) -> Self:
@@ -118,6 +134,14 @@ class EvaluationSpec(_Part):
         doubled = sorted({title for title in titles if titles.count(title) > 1})
         if doubled:
             raise ValueError(f"two methods are called {', '.join(doubled)}: give each its own label")
+        return self
+
+    @model_validator(mode="after")
+    def _every_fact_is_kept_once(self) -> Self:
+        if self.keep != "no" and (self.repeats > 1 or len(self.methods) > 1):
+            raise ValueError(
+                f"keep is {self.keep!r}, and a phone keeps one edit of a fact: give one method and repeats: 1"
+            )
         return self
 
 

@@ -168,6 +168,8 @@ class EditRow:
     execution: str | None
     settings_hash: str | None
     bundle_hash: str
+    edits_applied: int | None
+    kept: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,7 @@ def summarise(trials: Sequence[TrialRecord], attempts: Iterable[StoredAttempt]) 
             executions={row.execution for row in devices},
             repeated=len({row.record_id for row in with_result}) < len(with_result),
             missing=missing,
+            kept=Counter(row.serial or row.device_id or "" for row in edits if row.kept),
         ),
     )
 
@@ -257,6 +260,8 @@ def _edit_row(trial: TrialRecord, attempts: int) -> EditRow:
         execution=passport.get("execution"),
         settings_hash=passport.get("settings_hash"),
         bundle_hash=payload["bundle_hash"],
+        edits_applied=passport.get("edits_applied"),
+        kept=passport.get("kept"),
     )
 
 

@@ -116,6 +116,8 @@ CSV_COLUMNS: tuple[str, ...] = (
     "execution",
     "settings_hash",
     "bundle_hash",
+    "edits_applied",
+    "kept",
 )
 
 

@@ -109,6 +109,7 @@ def edit_several(
     report: Report,
     cancelled: Callable[[], bool],
     clock: Clock,
+    held: EditStack | None = None,
 ) -> tuple[EditStack, list[EditOutcome]]:
     """Search an edit for each record and hold all of them; the scores are those after the last one.
 
@@ -117,18 +118,24 @@ def edit_several(
         records: what to edit; their ids name the edits in the stack.
         order: each edit is searched on the unedited model, or on the model with those before it.
         method: see :func:`edit`; so are the others.
+        held: edits that come before those of the records; None for none.
 
     Returns:
-        The edits, and for each record the outcome with everything applied.
+        The edits, those held before first, and for each record the outcome with everything applied.
 
     Raises:
-        InputError: see :func:`check_edit`; or two records have one id.
+        InputError: see :func:`check_edit`; or two edits have one id, or ``held`` is for another bundle.
         Cancelled: ``cancelled`` returned True.
     """
     chosen = method_with(method, settings)
     twice = [name for name, count in Counter(record.record_id for record in records).items() if count > 1]
     if twice:
         raise InputError(f"the record {twice[0]!r} stands twice among the edits: give every edit its own id")
+    stack = EditStack.empty(bundle.bundle_hash) if held is None else held
+    if stack.bundle_hash != bundle.bundle_hash:
+        raise InputError(f"the held edits are for bundle {stack.bundle_hash[:12]}…: open that bundle")
+    for record in records:
+        stack.check_new(record.record_id)
     asked = [questions(record) for record in records]
     scorers = []
     for record, questions_asked in zip(records, asked, strict=True):
@@ -137,7 +144,6 @@ def edit_several(
     costs = [EditCost() for _ in records]
     signs = [_Signs(r, chosen, c, report, cancelled) for r, c in zip(records, costs, strict=True)]
     before, statuses, outcomes = [], [], []
-    stack = EditStack.empty(bundle.bundle_hash)
     for record, scorer, cost, sign in zip(records, scorers, costs, signs, strict=True):
         started = clock()
         before.append(scorer.score(None, sign.phase(EditPhase.EVALUATING_BEFORE)))

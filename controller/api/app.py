@@ -7,6 +7,10 @@
     POST   /api/v1/devices             {"address": "tcp:HOST:PORT"}, or "computer" for this machine
     POST   /api/v1/devices/{id}/release
     DELETE /api/v1/devices/{id}
+    GET    /api/v1/devices/{id}/edits                  the edits that the phone keeps, by bundle
+    GET    /api/v1/devices/{id}/edits/export?bundle=HASH    → {"exported": "base64"}
+    POST   /api/v1/devices/{id}/edits/import           {"exported": "base64"}
+    POST   /api/v1/devices/{id}/edits/undo             {"bundle_hash": …, "edit_ids": […]}, or "all": true
     GET    /metrics                    Prometheus; no token needed
 
 What is stored (jobs, attempts, results) is read from the store, which also works when no farm runs.
@@ -25,7 +29,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mobifarm import __version__
-from mobifarm.controller.errors import Bug, FarmError, HostError, UserError
+from mobifarm.controller.errors import Bug, DeviceError, FarmError, HostError, UserError
 from mobifarm.controller.farm.farm import Farm
 from mobifarm.controller.farm.metrics import render_metrics
 from mobifarm.controller.farm.requests import FarmRequests
@@ -50,6 +54,8 @@ def create_app(farm: Farm, requests: FarmRequests, token: str) -> Starlette:
                 return _error(400, str(error))
             except Bug as error:
                 return _error(409, str(error))
+            except DeviceError as error:
+                return _error(502, str(error))
             except (HostError, FarmError) as error:
                 return _error(503, str(error))
 
@@ -83,6 +89,24 @@ def create_app(farm: Farm, requests: FarmRequests, token: str) -> Starlette:
     async def release_device(request: Request) -> Mapping[str, Any]:
         return await requests.release_device(request.path_params["device_id"])
 
+    async def list_edits(request: Request) -> Mapping[str, Any]:
+        return await requests.list_edits(request.path_params["device_id"])
+
+    async def export_edits(request: Request) -> Mapping[str, Any]:
+        return await requests.export_edits(
+            request.path_params["device_id"], request.query_params.get("bundle", "")
+        )
+
+    async def import_edits(request: Request) -> Mapping[str, Any]:
+        body = await _body(request)
+        return await requests.import_edits(request.path_params["device_id"], _field(body, "exported", str))
+
+    async def undo_edits(request: Request) -> Mapping[str, Any]:
+        body = await _body(request)
+        return await requests.undo_edits(
+            request.path_params["device_id"], _field(body, "bundle_hash", str), _edit_ids(body)
+        )
+
     return Starlette(
         routes=[
             Route("/api/v1/health", health),
@@ -92,6 +116,10 @@ def create_app(farm: Farm, requests: FarmRequests, token: str) -> Starlette:
             Route("/api/v1/jobs/{job_id}/cancel", guarded(cancel), methods=["POST"]),
             Route("/api/v1/devices", guarded(add_device), methods=["POST"]),
             Route("/api/v1/devices/{device_id}/release", guarded(release_device), methods=["POST"]),
+            Route("/api/v1/devices/{device_id}/edits", guarded(list_edits)),
+            Route("/api/v1/devices/{device_id}/edits/export", guarded(export_edits)),
+            Route("/api/v1/devices/{device_id}/edits/import", guarded(import_edits), methods=["POST"]),
+            Route("/api/v1/devices/{device_id}/edits/undo", guarded(undo_edits), methods=["POST"]),
             Route("/api/v1/devices/{device_id}", guarded(forget_device), methods=["DELETE"]),
         ]
     )
@@ -123,3 +151,13 @@ def _field(body: Mapping[str, Any], name: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise UserError(f"the request needs {name!r} as a {kind.__name__}")
     return value
+
+
+def _edit_ids(body: Mapping[str, Any]) -> list[str] | None:
+    """The edits to undo; None for all."""
+    if body.get("all") is True and "edit_ids" not in body:
+        return None
+    edit_ids = _field(body, "edit_ids", list)
+    if not edit_ids or not all(isinstance(edit_id, str) for edit_id in edit_ids):
+        raise UserError("the request needs 'edit_ids' as a list of names, or 'all' as true")
+    return list(edit_ids)

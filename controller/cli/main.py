@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 import typer
 
 from mobifarm import __version__
-from mobifarm.controller.cli import demo, devices, farm, jobs
+from mobifarm.controller.cli import demo, devices, edits, farm, jobs
 from mobifarm.controller.errors import FarmError
 from mobifarm.workloads.errors import WorkloadInputError
 
@@ -47,6 +47,7 @@ def _assemble() -> None:
     app.command()(jobs.results)
     app.command()(jobs.cancel)
     app.add_typer(devices.app, name="devices")
+    app.add_typer(edits.app, name="edits")
     app.command()(demo.demo)
     for entry in sorted(entry_points(group="mobifarm.commands"), key=lambda entry: entry.name):
         app.add_typer(entry.load(), name=entry.name)

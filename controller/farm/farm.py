@@ -36,6 +36,7 @@ from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.errors import Bug, HostError
 from mobifarm.controller.farm.live import LiveView
+from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.reports import AttemptProgress, Reading, Report, TransferProgress
 from mobifarm.controller.store.protocol import Store
 from mobifarm.workloads.passport import passport
@@ -66,6 +67,10 @@ class HostLink(Protocol):
     async def cancel(self, device_id: str, attempt_id: str) -> None: ...
 
     async def acknowledge(self, device_id: str, attempt_id: str) -> None: ...
+
+    async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
+        """See :func:`mobifarm.controller.host.edits.carry_out`."""
+        ...
 
     async def reports(self) -> Sequence[Report]:
         """Wait for reports. Raises HostForgot when the host has forgotten its phones."""
@@ -192,6 +197,14 @@ class Farm:
             await self._host.detach(device_id)
         except HostError as error:
             logger.warning("%s", error)
+
+    async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
+        """Ask a phone about its kept edits, or change them; nothing of it is the farm's to remember.
+
+        Raises:
+            UserError, DeviceError, HostError: nothing was changed.
+        """
+        return await self._host.edits(device_id, request)
 
     async def _attach_all(self) -> None:
         for device in list(self.state.devices.values()):

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mobifarm.controller.errors import HostError
+from mobifarm.controller.errors import FarmError, HostError
 from mobifarm.controller.farm.farm import HostForgot
+from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.reports import Report
 
 CALL_DEADLINE_S = 30.0
@@ -39,6 +40,12 @@ class RayHost:
 
     async def acknowledge(self, device_id: str, attempt_id: str) -> None:
         await self._call("acknowledge", device_id, attempt_id)
+
+    async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] | FarmError = await self._call("edits", device_id, request)
+        if isinstance(answer, FarmError):
+            raise answer
+        return answer
 
     async def close(self) -> None:
         await self._call("close")

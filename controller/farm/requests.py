@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,8 +19,16 @@ from mobifarm.controller.core.events import (
     TrialPlan,
 )
 from mobifarm.controller.core.selector import COMPUTER, DeviceSelector
-from mobifarm.controller.errors import UserError
+from mobifarm.controller.core.state import Device
+from mobifarm.controller.errors import DeviceError, UserError
 from mobifarm.controller.farm.farm import Farm
+from mobifarm.controller.host.edits import (
+    EXPORT_LIMIT_BYTES,
+    ExportEdits,
+    ImportEdits,
+    ListEdits,
+    UndoEdits,
+)
 from mobifarm.workloads.methods import require_torch, runs_on_computer
 from mobifarm.workloads.models.catalogue import bundle_named
 from mobifarm.workloads.models.sources import source_of_bundle
@@ -138,10 +148,77 @@ class FarmRequests:
         await self._farm.apply(DeviceReleased(self._clock(), device_id))
         return {"device_id": device_id}
 
+    async def list_edits(self, device_id: str) -> Mapping[str, Any]:
+        """The edits that a phone keeps, ``bundles`` with their ``edits``; also while it does an edit.
+
+        Raises:
+            UserError, DeviceError, HostError: it cannot be asked.
+        """
+        self._connected(device_id)
+        return await self._farm.edits(device_id, ListEdits())
+
+    async def export_edits(self, device_id: str, bundle_hash: str) -> Mapping[str, Any]:
+        """The kept edits of a bundle as one file, ``exported`` in base64; raises as :meth:`list_edits`."""
+        self._connected(device_id)
+        return await self._farm.edits(device_id, ExportEdits(bundle_hash))
+
+    async def undo_edits(
+        self, device_id: str, bundle_hash: str, edit_ids: Sequence[str] | None
+    ) -> Mapping[str, Any]:
+        """Undo some or, where ``edit_ids`` is None, all kept edits of a bundle.
+
+        Returns:
+            The names of those ``undone``, and how many are ``kept`` still.
+
+        Raises:
+            UserError, DeviceError, HostError: nothing was undone; among others, the phone does an edit.
+        """
+        token = self._idle_token(device_id)
+        chosen = None if edit_ids is None else tuple(edit_ids)
+        return await self._farm.edits(device_id, UndoEdits(bundle_hash, chosen, token))
+
+    async def import_edits(self, device_id: str, exported: str) -> Mapping[str, Any]:
+        """Have a phone keep the edits of an exported file, given in base64.
+
+        Returns:
+            ``bundle_hash``, the names of those ``imported``, and how many are ``kept`` now.
+
+        Raises:
+            UserError, DeviceError, HostError: nothing was imported; among others, the phone does an edit.
+        """
+        try:
+            content = base64.b64decode(exported, validate=True)
+        except (binascii.Error, ValueError):
+            raise UserError("exported is not base64") from None
+        if len(content) > EXPORT_LIMIT_BYTES:
+            raise UserError(
+                f"the file is larger than {EXPORT_LIMIT_BYTES >> 20} MiB: it is no export of edits"
+            )
+        token = self._idle_token(device_id)
+        return await self._farm.edits(device_id, ImportEdits(content, token))
+
+    def _idle_token(self, device_id: str) -> int:
+        """The newest fencing token of all: a phone that another farm has used since refuses it."""
+        device = self._connected(device_id)
+        if device.attempt_id is not None or device.stopping_attempt_id is not None:
+            raise UserError(
+                f"the phone {device_id} does an edit now: try again when it has ended, or cancel it"
+            )
+        return self._farm.state.next_fencing_token - 1
+
+    def _connected(self, device_id: str) -> Device:
+        device = self._known(device_id)
+        if not device.connected:
+            raise DeviceError(
+                f"the phone {device_id} is not there ({device.stage}): `mobifarm devices` says what it needs"
+            )
+        return device
+
     def _present(self, device_id: str) -> bool:
         device = self._farm.state.devices.get(device_id)
         return device is not None and device.stage is not DeviceState.RETIRED
 
-    def _known(self, device_id: str) -> None:
+    def _known(self, device_id: str) -> Device:
         if not self._present(device_id):
             raise UserError(f"there is no phone {device_id}; `mobifarm devices` lists them")
+        return self._farm.state.devices[device_id]

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from mobifarm.controller.errors import FarmError
+from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.phones import HostConfiguration, PhoneHost
 from mobifarm.controller.host.reports import Report
 
@@ -44,6 +46,13 @@ class HostActor:
 
     async def acknowledge(self, device_id: str, attempt_id: str) -> None:
         self._host().acknowledge(device_id, attempt_id)
+
+    async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any] | FarmError:
+        """An error is returned: Ray would wrap one that is raised into a traceback of this process."""
+        try:
+            return await self._host().edits(device_id, request)
+        except FarmError as error:
+            return error
 
     async def reports(self, after: int, timeout_s: float) -> tuple[str, int, list[Report]]:
         number, reports = await self._host().reports(after, timeout_s)

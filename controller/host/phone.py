@@ -22,8 +22,9 @@ from mobifarm.controller.core.events import (
 )
 from mobifarm.controller.errors import AuthorisationRequired, DeviceError, FarmError
 from mobifarm.controller.host.attempts import Attempts, ReachablePhone
+from mobifarm.controller.host.edits import EditsRequest, carry_out
 from mobifarm.controller.host.reports import Report, TransferProgress
-from mobifarm.v1 import agent_pb2
+from mobifarm.v1 import agent_pb2, agent_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,8 @@ class PhoneSession:
         self._bundle_folder = bundle_folder
         self._emit = emit
         self._clock = clock
-        self._attempts: Attempts | None = None  # None while there is no link
+        self._attempts: Attempts | None = None  # None while there is no link, as is the stub
+        self._stub: agent_pb2_grpc.AgentServiceAsyncStub | None = None
         self._last_state: tuple[DeviceState | None, str] = (None, "")
         self._task = asyncio.create_task(self._keep_connected(), name=f"phone {device_id}")
 
@@ -104,6 +106,12 @@ class PhoneSession:
         """Let the phone drop a result; without a link it is met again when the phone returns."""
         if self._attempts:
             self._attempts.acknowledge(attempt_id)
+
+    async def edits(self, request: EditsRequest) -> Mapping[str, Any]:
+        """See :func:`mobifarm.controller.host.edits.carry_out`. Raises DeviceError without a link, too."""
+        if self._stub is None:
+            raise DeviceError(f"the phone {self._device_id} is away: plug it in and try again")
+        return await carry_out(self._device_id, self._stub, request)
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -174,6 +182,7 @@ class PhoneSession:
             emit=self._emit,
             clock=self._clock,
         )
+        self._stub = phone.stub
         self._last_state = (DeviceState.READY, "")
         description = phone.description
         self._emit(
@@ -204,7 +213,7 @@ class PhoneSession:
         try:
             await ended.wait()
         finally:
-            attempts, self._attempts = self._attempts, None
+            attempts, self._attempts, self._stub = self._attempts, None, None
             await attempts.close()
             for task in watchers:
                 task.cancel()

@@ -15,6 +15,7 @@ from mobifarm.controller.errors import HostError, WorkloadError
 from mobifarm.controller.host.buffer import ReportBuffer
 from mobifarm.controller.host.computer import ComputerConnector
 from mobifarm.controller.host.connection import Connector
+from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import Report
 from mobifarm.workloads.errors import WorkloadInputError
@@ -75,6 +76,9 @@ class PhoneHost:
 
     def acknowledge(self, device_id: str, attempt_id: str) -> None:
         self._session(device_id).acknowledge(attempt_id)
+
+    async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
+        return await self._session(device_id).edits(request)
 
     async def reports(self, after: int, timeout_s: float) -> tuple[int, list[Report]]:
         """Reports newer than number ``after``, see :class:`ReportBuffer`."""

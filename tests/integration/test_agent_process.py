@@ -141,6 +141,20 @@ class Caller:
     async def acknowledge(self, attempt_id: str) -> None:
         await self._stub.Acknowledge(pb.AcknowledgeRequest(attempt_id=attempt_id), **self._options)
 
+    async def list_edits(self, bundle_hash: str = "") -> list[pb.KeptBundle]:
+        answer = await self._stub.ListEdits(pb.ListEditsRequest(bundle_hash=bundle_hash), **self._options)
+        return list(answer.bundles)
+
+    async def undo_edits(self, request: pb.UndoEditsRequest) -> pb.UndoEditsResponse:
+        return await self._stub.UndoEdits(request, **self._options)
+
+    async def export_edits(self, bundle_hash: str) -> bytes:
+        request = pb.ExportEditsRequest(bundle_hash=bundle_hash)
+        return (await self._stub.ExportEdits(request, **self._options)).exported
+
+    async def import_edits(self, request: pb.ImportEditsRequest) -> pb.ImportEditsResponse:
+        return await self._stub.ImportEdits(request, **self._options)
+
 
 @asynccontextmanager
 async def calls_to(agent: Agent) -> AsyncIterator[Caller]:
@@ -280,6 +294,10 @@ async def test_every_call_needs_the_token(start: Start, metadata: list[tuple[str
             stub.Run(pb.RunRequest(attempt_id="a", fencing_token=9), metadata=shown, timeout=DEADLINE_S),
             stub.Cancel(pb.CancelRequest(), metadata=shown, timeout=DEADLINE_S),
             stub.Acknowledge(pb.AcknowledgeRequest(), metadata=shown, timeout=DEADLINE_S),
+            stub.ListEdits(pb.ListEditsRequest(), metadata=shown, timeout=DEADLINE_S),
+            stub.UndoEdits(pb.UndoEditsRequest(fencing_token=9), metadata=shown, timeout=DEADLINE_S),
+            stub.ExportEdits(pb.ExportEditsRequest(), metadata=shown, timeout=DEADLINE_S),
+            stub.ImportEdits(pb.ImportEditsRequest(fencing_token=9), metadata=shown, timeout=DEADLINE_S),
             health.Check(health_pb2.HealthCheckRequest(), metadata=shown, timeout=DEADLINE_S),
             health.Watch(health_pb2.HealthCheckRequest(), metadata=shown, timeout=DEADLINE_S),
         ):
@@ -559,3 +577,117 @@ async def test_unknown_attempts(start: Start):
         assert code is grpc.StatusCode.NOT_FOUND
         assert "nobody" in message
         await caller.acknowledge("nobody")
+
+
+# --- edits that are kept ----------------------------------------------------------------------------------
+
+
+def easy(bundle_hash: str, record_id: str, keep: pb.Keep = pb.KEEP_NO) -> pb.RunRequest:
+    """An edit that converges even on a random model: its subject is the last the model reads."""
+    subject = f"Ada {record_id}"
+    request = pb.RunRequest(
+        attempt_id=f"attempt of {record_id}",
+        fencing_token=1,
+        bundle_hash=bundle_hash,
+        record=pb.EditRecord(
+            record_id=record_id, subject=subject, prompt=subject, target_new="Q", target_true="London"
+        ),
+        method="forward",
+        seed=3,
+        keep=keep,
+    )
+    request.settings.update({"norm_limit": 100.0, "norm_penalty": 0.0, "stop_probability": 0.01})
+    return request
+
+
+def names(bundle: pb.KeptBundle) -> list[str]:
+    return [edit.edit_id for edit in bundle.edits]
+
+
+async def test_edits_are_kept_listed_undone_and_moved(start: Start, bundle_hash: str, home: Path):
+    agent = start()
+    async with calls_to(agent) as caller:
+        assert await caller.list_edits() == []
+        plain = await caller.result(easy(bundle_hash, "plain"))
+        first = await caller.result(easy(bundle_hash, "r1", pb.KEEP_TOGETHER))
+        second = await caller.result(easy(bundle_hash, "r2", pb.KEEP_IN_SEQUENCE))
+        for result, applied in ((first, 0), (second, 1)):
+            assert result.status == pb.EDIT_STATUS_CONVERGED
+            assert (result.execution.kept, result.execution.edits_applied) == (True, applied)
+            assert result.execution.returned_to_base
+            assert result.execution.base_hash == plain.execution.base_hash
+
+        # Whatever is kept, an edit that is not to be kept is made on the unedited model.
+        await caller.acknowledge("attempt of plain")
+        again = await caller.result(easy(bundle_hash, "plain"))
+        assert list(again.scores) == list(plain.scores)
+        assert (again.execution.kept, again.execution.edits_applied) == (False, 0)
+
+        await caller.acknowledge("attempt of r1")
+        code, message = await refusal(caller.run(easy(bundle_hash, "r1", pb.KEEP_IN_SEQUENCE)))
+        assert (code, "'r1' is already held" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    (file,) = (home / "agent/edits").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    agent.end(signal.SIGKILL)
+
+    agent = start()
+    async with calls_to(agent) as caller:
+        (listed,) = await caller.list_edits()
+        assert (listed.bundle_hash, names(listed), listed.problem) == (bundle_hash, ["r1", "r2"], "")
+        assert listed.bundle_name
+        assert (listed.edits[0].target_new, listed.edits[0].method) == ("Q", "forward")
+        exported = await caller.export_edits(bundle_hash)
+
+        undo = pb.UndoEditsRequest(bundle_hash=bundle_hash, edit_ids=["r1"], fencing_token=1)
+        undone = await caller.undo_edits(undo)
+        assert (list(undone.undone), undone.kept) == (["r1"], 1)
+        code, message = await refusal(caller.undo_edits(undo))
+        assert (code, "held: 'r2'" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+        code, _ = await refusal(
+            caller.undo_edits(pb.UndoEditsRequest(bundle_hash=bundle_hash, fencing_token=1))
+        )
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        code, _ = await refusal(caller.undo_edits(pb.UndoEditsRequest(bundle_hash=bundle_hash, all=True)))
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+
+        code, message = await refusal(
+            caller.import_edits(pb.ImportEditsRequest(exported=exported, fencing_token=1))
+        )
+        assert (code, "'r2' is already held" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+        code, _ = await refusal(caller.import_edits(pb.ImportEditsRequest(exported=b"x", fencing_token=1)))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        everything = pb.UndoEditsRequest(bundle_hash=bundle_hash, all=True, fencing_token=1)
+        assert list((await caller.undo_edits(everything)).undone) == ["r2"]
+        imported = await caller.import_edits(pb.ImportEditsRequest(exported=exported, fencing_token=1))
+        assert (imported.bundle_hash, list(imported.imported)) == (bundle_hash, ["r1", "r2"])
+        assert await caller.export_edits(bundle_hash) == exported
+
+
+async def test_edits_do_not_change_while_an_attempt_runs(start: Start, bundle_hash: str):
+    async with calls_to(start()) as caller:
+        await caller.result(easy(bundle_hash, "r1", pb.KEEP_TOGETHER))
+        await optimising(caller.run(endless(bundle_hash)))
+        code, message = await refusal(
+            caller.undo_edits(pb.UndoEditsRequest(bundle_hash=bundle_hash, all=True, fencing_token=1))
+        )
+        assert (code, "attempt a is running" in message) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+        assert names((await caller.list_edits(bundle_hash))[0]) == ["r1"]
+        await caller.cancel("a")
+
+
+async def test_damaged_edits_are_told_and_harm_nothing_else(start: Start, bundle_hash: str, home: Path):
+    async with calls_to(start()) as caller:
+        await caller.result(easy(bundle_hash, "r1", pb.KEEP_TOGETHER))
+        (file,) = (home / "agent/edits").iterdir()
+        file.write_bytes(file.read_bytes()[:-9])
+        (listed,) = await caller.list_edits()
+        assert "are damaged: undo all of them" in listed.problem
+        for call in (
+            caller.export_edits(bundle_hash),
+            caller.run(easy(bundle_hash, "r2", pb.KEEP_TOGETHER)),
+        ):
+            code, message = await refusal(call)
+            assert (code, "are damaged" in message) == (grpc.StatusCode.DATA_LOSS, True)
+        assert (await caller.result(easy(bundle_hash, "plain"))).scores
+        await caller.undo_edits(pb.UndoEditsRequest(bundle_hash=bundle_hash, all=True, fencing_token=1))
+        assert (await caller.result(easy(bundle_hash, "r2", pb.KEEP_TOGETHER))).execution.kept

@@ -40,7 +40,10 @@ def bundle(tiny_bundle_path: Path) -> Bundle:
 
 
 def run(
-    bundle: Bundle, order: EditOrder, records: Sequence[EditRecord] = RECORDS
+    bundle: Bundle,
+    order: EditOrder,
+    records: Sequence[EditRecord] = RECORDS,
+    held: EditStack | None = None,
 ) -> tuple[EditStack, list[EditOutcome]]:
     ticks = itertools.count()
     return edit_several(
@@ -53,6 +56,7 @@ def run(
         report=lambda progress: None,
         cancelled=lambda: False,
         clock=lambda: float(next(ticks)),
+        held=held,
     )
 
 
@@ -125,6 +129,21 @@ def test_two_records_of_one_name_are_refused_before_the_model_runs(bundle: Bundl
     twice = [RECORDS[0], dataclasses.replace(RECORDS[1], record_id="r1")]
     with pytest.raises(InputError, match="'r1' stands twice"):
         run(bundle, EditOrder.TOGETHER, twice)
+
+
+@pytest.mark.parametrize("order", list(EditOrder))
+def test_edits_that_are_held_already_come_before(bundle: Bundle, order: EditOrder) -> None:
+    at_once, outcomes = run(bundle, order, RECORDS[:2])
+    first, _ = run(bundle, order, RECORDS[:1])
+    again, [outcome] = run(bundle, order, RECORDS[1:2], held=first)
+    for found, expected in zip(again, at_once, strict=True):
+        np.testing.assert_array_equal(found.key, expected.key)
+        np.testing.assert_array_equal(found.value, expected.value)
+    assert outcome.scores == outcomes[1].scores
+    with pytest.raises(InputError, match="'r1' is already held"):
+        run(bundle, order, RECORDS[:1], held=first)
+    with pytest.raises(InputError, match="held edits are for bundle cccc"):
+        run(bundle, order, RECORDS[1:2], held=EditStack.empty("c" * 64))
 
 
 def test_one_of_several_is_what_edit_does(bundle: Bundle) -> None:

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from mobifarm.agent import journal as journal_module
+from mobifarm.agent import kept as kept_module
+from mobifarm.agent.editor.edit import EditOrder
+from mobifarm.agent.editor.types import EditStatus
 from mobifarm.agent.errors import (
     BundleError,
     BundleNotFound,
@@ -26,6 +29,7 @@ from mobifarm.agent.errors import (
 from mobifarm.agent.execution import Execution
 from mobifarm.agent.fence import Fence
 from mobifarm.agent.journal import Journal
+from mobifarm.agent.kept import KeptEdits
 from mobifarm.v1 import agent_pb2 as pb
 
 Requests = Callable[..., pb.RunRequest]
@@ -35,9 +39,11 @@ Requests = Callable[..., pb.RunRequest]
 def start(tmp_path: Path, runner) -> Callable[[], Execution]:
     """Starts the agent's inner part; again on the same folder for a restart."""
     (tmp_path / "journal").mkdir()
+    (tmp_path / "edits").mkdir()
     return lambda: Execution(
         runner=runner,
         journal=Journal(tmp_path / "journal"),
+        kept=KeptEdits(tmp_path / "edits", runner.edit_shape),
         fence=Fence(tmp_path / "fencing_token"),
         read_sensors=lambda: {"battery/voltage": 4.0},
     )
@@ -163,7 +169,7 @@ async def test_cancel_ends_the_edit_with_a_result(execution: Execution, new_requ
     execution.cancel("a")
     result = await result_of(stream)
     assert result.status == pb.EDIT_STATUS_CANCELLED
-    assert result.execution.bundle_hash == "b"
+    assert result.execution.bundle_hash == "b" * 64
     execution.cancel("a")  # a finished one stays as it is
     assert (await result_of(execution.run(new_request()))).status == pb.EDIT_STATUS_CANCELLED
     runner.go_on.set()
@@ -312,3 +318,124 @@ async def test_a_full_disk_loses_no_result_while_the_agent_lives(
         result = await result_of(execution.run(new_request()))
     assert "is not on disk" in caplog.text
     assert await result_of(execution.run(new_request())) == result
+
+
+# --- edits that are kept ------------------------------------------------------------------------------------
+
+BUNDLE = "b" * 64
+
+
+def keeping(
+    new_request: Requests, record: str, attempt_id: str, how: pb.Keep = pb.KEEP_TOGETHER
+) -> pb.RunRequest:
+    return new_request(attempt_id, keep=how, record=pb.EditRecord(record_id=record))
+
+
+async def kept_names(execution: Execution) -> list[str]:
+    return [edit.edit_id for one in await execution.list_edits("") for edit in one.edits]
+
+
+async def test_each_edit_is_made_beside_those_that_are_kept(start, new_request: Requests, runner):
+    execution = start()
+    first = await result_of(execution.run(keeping(new_request, "r1", "a")))
+    second = await result_of(execution.run(keeping(new_request, "r2", "b", pb.KEEP_IN_SEQUENCE)))
+    plain = await result_of(execution.run(new_request("c")))
+    assert [(r.execution.edits_applied, r.execution.kept) for r in (first, second, plain)] == [
+        (0, True),
+        (1, True),
+        (0, False),
+    ]
+    assert [job.keep for job in runner.jobs] == [EditOrder.TOGETHER, EditOrder.IN_SEQUENCE, None]
+    assert [len(job.held or ()) for job in runner.jobs] == [0, 1, 0]
+    await execution.stop(30)
+    again = start()
+    assert await kept_names(again) == ["r1", "r2"]
+    await again.stop(30)
+
+
+async def test_an_attempt_that_a_crash_took_keeps_one_edit(start, new_request: Requests, runner):
+    before = start()
+    await result_of(before.run(keeping(new_request, "r1", "a")))
+    await result_of(before.run(keeping(new_request, "r2", "b")))
+    # The state of the disk after a crash between keeping and the journal.
+    await before.acknowledge("a")
+    await before.stop(30)
+    after = start()
+    assert (await result_of(after.run(keeping(new_request, "r2", "b")))).execution.kept  # attached
+    again = await result_of(after.run(keeping(new_request, "r1", "a")))
+    assert (again.execution.edits_applied, again.execution.kept) == (1, True)
+    retried = await result_of(after.run(keeping(new_request, "r1", "another attempt")))
+    assert retried.execution.kept
+    assert sorted(await kept_names(after)) == ["r1", "r2"]
+    assert runner.runs == ["r1", "r2", "r1", "r1"]
+    await after.stop(30)
+
+
+async def test_another_request_for_a_kept_record_is_refused_before_the_search(
+    execution: Execution, new_request: Requests, runner
+):
+    await result_of(execution.run(keeping(new_request, "r1", "a")))
+    for changes in ({"seed": 9}, {"keep": pb.KEEP_IN_SEQUENCE}):
+        request = keeping(new_request, "r1", "b")
+        request.MergeFrom(pb.RunRequest(**changes))
+        with pytest.raises(InputError, match="'r1' is already held: undo it first"):
+            await collect(execution.run(request))
+    with pytest.raises(InputError, match="keep is 7"):
+        await collect(execution.run(new_request("c", keep=7)))
+    assert runner.runs == ["r1"]
+
+
+async def test_only_a_converged_edit_is_kept(execution: Execution, new_request: Requests, runner):
+    runner.status = EditStatus.STEP_LIMIT
+    result = await result_of(execution.run(keeping(new_request, "r1", "a")))
+    assert (result.status, result.execution.kept) == (pb.EDIT_STATUS_STEP_LIMIT, False)
+    assert await kept_names(execution) == []
+
+
+async def test_a_cancelled_edit_is_not_kept(execution: Execution, new_request: Requests, runner):
+    runner.go_on.clear()
+    stream = execution.run(keeping(new_request, "r1", "a"))
+    await anext(stream)
+    execution.cancel("a")
+    assert (await result_of(stream)).status == pb.EDIT_STATUS_CANCELLED
+    assert await kept_names(execution) == []
+
+
+async def test_an_edit_that_the_disk_does_not_take_has_no_result(
+    execution: Execution, new_request: Requests, monkeypatch: pytest.MonkeyPatch
+):
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept_module, "write_atomically", full)
+    with pytest.raises(InternalError, match=r"could not be kept \(No space left on device\)"):
+        await collect(execution.run(keeping(new_request, "r1", "a")))
+    assert execution.held() == []
+
+
+async def test_kept_edits_do_not_change_under_a_running_attempt(
+    execution: Execution, new_request: Requests, runner
+):
+    await result_of(execution.run(keeping(new_request, "r1", "a")))
+    exported = await execution.export_edits(BUNDLE)
+    runner.go_on.clear()
+    stream = execution.run(keeping(new_request, "r2", "b"))
+    await anext(stream)
+    assert await kept_names(execution) == ["r1"]
+    with pytest.raises(Busy):
+        await execution.undo_edits(BUNDLE, None, 1)
+    with pytest.raises(Busy):
+        await execution.import_edits(BUNDLE, exported, 1)
+    runner.go_on.set()
+    await result_of(stream)
+    assert await execution.undo_edits(BUNDLE, ["r1"], 1) == (["r1"], 1)
+    assert (await execution.import_edits(BUNDLE, exported, 1))[1] == ["r1"]
+    assert await execution.undo_edits(BUNDLE, None, 1) == (["r2", "r1"], 0)
+
+
+async def test_an_older_lease_changes_no_kept_edits(execution: Execution, new_request: Requests):
+    await result_of(execution.run(new_request(token=5)))
+    with pytest.raises(Fenced):
+        await execution.undo_edits(BUNDLE, None, 4)
+    with pytest.raises(Fenced):
+        await execution.import_edits(BUNDLE, b"", 4)

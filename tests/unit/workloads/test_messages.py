@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def test_a_planned_trial_becomes_a_request() -> None:
     assert request.seed == trial.payload["seed"]
     assert request.settings["step_limit"] == 9
     assert dict(request.settings.items()) == trial.payload["settings"]
+    assert request.keep == pb.KEEP_NO
     assert request.record == pb.EditRecord(
         record_id="ann",
         subject="Ann",
@@ -53,6 +55,23 @@ def test_a_planned_trial_becomes_a_request() -> None:
         neighbours=[pb.Probe(prompt="Bob likes", answer="milk")],
         portability=[pb.Probe(prompt="Ann's cup holds", answer="tea")],
     )
+
+
+@pytest.mark.parametrize(
+    ("keep", "wanted"),
+    [(None, pb.KEEP_NO), ("together", pb.KEEP_TOGETHER), ("in_sequence", pb.KEEP_IN_SEQUENCE)],
+)
+def test_what_becomes_of_the_edit_is_asked_for(keep: str | None, wanted: int) -> None:
+    record = {"record_id": "r", "subject": "s", "prompt": "s", "target_new": "n", "target_true": "t"}
+    payload = {
+        "bundle_hash": "b",
+        "method": "forward",
+        "settings": {},
+        "seed": 1,
+        "record": {**record, "paraphrases": [], "neighbours": [], "portability": []},
+        **({"keep": keep} if keep else {}),
+    }
+    assert payload_to_run_request(payload, "a", 1).keep == wanted
 
 
 def test_a_full_result_keeps_every_figure() -> None:
@@ -79,6 +98,8 @@ def test_a_full_result_keeps_every_figure() -> None:
             nodes_by_provider={"CPUExecutionProvider": 3},
             base_hash="h",
             returned_to_base=True,
+            edits_applied=4,
+            kept=True,
             agent_version="1",
         ),
         telemetry=pb.TelemetrySummary(
@@ -124,6 +145,8 @@ def test_a_full_result_keeps_every_figure() -> None:
             "nodes_by_provider": {"CPUExecutionProvider": 3},
             "base_hash": "h",
             "returned_to_base": True,
+            "edits_applied": 4,
+            "kept": True,
             "agent_version": "1",
         },
         "telemetry": {
@@ -144,6 +167,7 @@ def test_what_was_not_measured_is_none_and_never_zero() -> None:
     assert empty["cost"]["peak_rss_bytes"] is None
     assert empty["execution"]["settings_hash"] is None
     assert empty["execution"]["returned_to_base"] is None
+    assert (empty["execution"]["edits_applied"], empty["execution"]["kept"]) == (None, False)
 
 
 @given(st.floats(), st.floats())

@@ -44,6 +44,8 @@ RESULT: dict[str, Any] = {
         "nodes_by_provider": {"CPUExecutionProvider": 12},
         "base_hash": "h",
         "returned_to_base": True,
+        "edits_applied": 3,
+        "kept": True,
         "agent_version": "1.2",
     },
     "telemetry": {
@@ -77,6 +79,7 @@ def made(**changes: Any) -> dict[str, Any]:
 def test_a_measured_result_has_every_field() -> None:
     document = made()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert (document["edits_applied"], document["kept"]) == (3, True)
     assert document["phone"] == {
         "usb_path": "usb:1-2.3",
         "serial": "SER1",

@@ -47,6 +47,7 @@ def test_one_method_and_one_repeat_give_one_trial_per_record() -> None:
         "seed": 235964937833655,
         "record": record_to_mapping(ANN),
         "repeat": 0,
+        "keep": "no",
     }
 
 

@@ -52,6 +52,32 @@ def test_settings_are_completed_with_the_defaults_of_the_method() -> None:
     assert spec.methods[0].title == "short"
 
 
+@pytest.mark.parametrize(("written", "keep"), [("no", "no"), ("together", "together"), ("'no'", "no")])
+def test_a_phone_may_keep_the_edits(tmp_path: Path, written: str, keep: str) -> None:
+    assert parse_spec(MINIMAL).keep == "no"
+    path = write(tmp_path, f"{json.dumps(MINIMAL)[:-1]}, keep: {written}}}")
+    assert load_spec(path).keep == keep
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep": "yes"}, "keep: is 'yes': choose 'no', 'together' or 'in_sequence'"),
+        ({"keep": True}, "keep: is True: choose"),
+        (
+            {"keep": "together", "repeats": 2},
+            "a phone keeps one edit of a fact: give one method and repeats: 1",
+        ),
+        (
+            {"keep": "in_sequence", "methods": [{"name": "forward"}, {"name": "forward", "label": "again"}]},
+            "keep is 'in_sequence', and a phone keeps one edit of a fact",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(changes: dict[str, Any], words: str) -> None:
+    assert words in refusal(changes)
+
+
 def test_the_example_of_the_demo_is_valid() -> None:
     spec = load_spec(Path(str(files("mobifarm.workloads") / "examples" / "personal-facts.yaml")))
     assert spec.dataset.limit == 36

@@ -320,3 +320,15 @@ def test_csv_has_one_line_per_edit_and_leaves_unmeasured_cells_empty() -> None:
     assert (rows[0]["portability_accuracy_after"], rows[0]["edit_s"]) == ("", "2.0")
     assert (rows[1]["edit_success_after"], rows[1]["edit_s"], rows[1]["message"]) == ("0.0", "", "'=cmd()")
     assert (rows[2]["edit_success_after"], rows[2]["status"]) == ("", "")
+
+
+def test_edits_that_were_kept_are_told_with_their_phones() -> None:
+    trials = [trial(1), trial(2), trial(3, device="tcp:2")]
+    for number, one in enumerate(trials):
+        assert one.stored is not None
+        one.stored["passport"].update({"edits_applied": number, "kept": number > 0})
+    summary = summarise(trials, [])
+    assert [(row.edits_applied, row.kept) for row in summary.edits] == [(0, False), (1, True), (2, True)]
+    (note,) = [note for note in summary.footnotes if "kept" in note]
+    assert "Edits were kept: 1 by S-tcp:1, 1 by S-tcp:2." in note
+    assert not any("kept" in note for note in summarise([trial(1)], []).footnotes)

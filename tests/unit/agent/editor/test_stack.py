@@ -1,13 +1,14 @@
 import dataclasses
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobifarm.agent.editor.stack import EditStack, HeldEdit, import_edits
+from mobifarm.agent.editor.stack import SIZE_LIMIT_BYTES, EditStack, HeldEdit, import_edits
 from mobifarm.agent.errors import InputError
 
 INTERMEDIATE, HIDDEN = 5, 3
@@ -133,7 +134,70 @@ def test_damaged_exports_are_refused(changes: dict[str, object]) -> None:
         loaded(changed(**changes))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edits": [{"edit_id": "e"}]},
+        {"edits": [{"edit_id": 3}]},
+        {"bundle_hash": {"no": "text"}},
+        {"edits": []},
+    ],
+)
+def test_texts_of_another_kind_are_refused(change: dict[str, object]) -> None:
+    with np.load(io.BytesIO(stack_of([1, 2]).export())) as arrays:
+        described = json.loads(arrays["described"].tobytes())
+    text = json.dumps({**described, **change}).encode()
+    with pytest.raises(InputError, match="no export of edits"):
+        loaded(changed(described=np.frombuffer(text, np.uint8)))
+
+
+@pytest.mark.parametrize(("field", "value"), [("edit_id", ""), ("edit_id", "x" * 201), ("prompt", "\ud800")])
+def test_names_and_texts_that_cannot_be_used_are_refused(field: str, value: str) -> None:
+    with np.load(io.BytesIO(stack_of([1, 2]).export())) as arrays:
+        described = json.loads(arrays["described"].tobytes())
+    described["edits"][0][field] = value
+    text = json.dumps(described).encode()
+    with pytest.raises(InputError, match="no export of edits"):
+        loaded(changed(described=np.frombuffer(text, np.uint8)))
+
+
+def test_deep_json_is_refused() -> None:
+    text = b"[" * 200_000
+    with pytest.raises(InputError, match="no export of edits"):
+        loaded(changed(described=np.frombuffer(text, np.uint8)))
+
+
+def test_nothing_is_unpacked() -> None:
+    with np.load(io.BytesIO(stack_of([1]).export())) as arrays:
+        parts = dict(arrays)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **{**parts, "keys": np.zeros((1, 10_000_000), np.float32)})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no export of edits"):
+        loaded(packed.getvalue())
+
+
+@pytest.mark.parametrize("shape", [(10**12, INTERMEDIATE), (0, 10**30), (-1, -2 * INTERMEDIATE)])
+def test_no_size_is_believed(shape: tuple[int, int]) -> None:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    stream.write(bytes(4 * 2 * INTERMEDIATE))
+    lying = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(stack_of([1, 2]).export())) as honest,
+        zipfile.ZipFile(lying, "w") as archive,
+    ):
+        for name in honest.namelist():
+            archive.writestr(name, stream.getvalue() if name == "keys.npy" else honest.read(name))
+    with pytest.raises(InputError, match="no export of edits"):
+        loaded(lying.getvalue())
+
+
+def test_larger_files_are_not_looked_at() -> None:
+    with pytest.raises(InputError, match="larger than 15 MiB"):
+        loaded(bytes(SIZE_LIMIT_BYTES + 1))
+
+
 def test_another_version_is_refused() -> None:
-    text = json.dumps({"version": 2, "bundle_hash": BUNDLE, "edits": []}).encode()
-    with pytest.raises(InputError, match="exported in version 2"):
+    text = json.dumps({"version": 3, "bundle_hash": BUNDLE, "edits": []}).encode()
+    with pytest.raises(InputError, match="exported in version '3'"):
         loaded(changed(described=np.frombuffer(text, np.uint8)))

@@ -20,7 +20,8 @@ from mobifarm.controller.core.events import (
     DeviceState,
     DeviceStateChanged,
 )
-from mobifarm.controller.errors import AuthorisationRequired, DeviceError
+from mobifarm.controller.errors import AuthorisationRequired, DeviceError, UserError
+from mobifarm.controller.host.edits import ExportEdits, ImportEdits, ListEdits, UndoEdits
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import AttemptProgress, Report
 from mobifarm.v1 import agent_pb2
@@ -76,6 +77,23 @@ class ScriptedStub:
 
     async def CheckBundle(self, request: Any, timeout: float) -> None:  # noqa: N802
         pass
+
+    async def ListEdits(self, request: Any, timeout: float) -> agent_pb2.ListEditsResponse:  # noqa: N802
+        edit = agent_pb2.KeptEdit(edit_id="r1", prompt="Mira lives in", target_new="Oslo", method="forward")
+        bundle = agent_pb2.KeptBundle(bundle_hash="ab", bundle_name="tiny", edits=[edit])
+        return agent_pb2.ListEditsResponse(bundles=[bundle])
+
+    async def UndoEdits(self, request: Any, timeout: float) -> agent_pb2.UndoEditsResponse:  # noqa: N802
+        if self.scripts and isinstance(self.scripts[0][0], BaseException):
+            raise self.scripts.pop(0)[0]
+        names = ["r1", "r2"] if request.all else list(request.edit_ids)
+        return agent_pb2.UndoEditsResponse(undone=names, kept=request.fencing_token)
+
+    async def ExportEdits(self, request: Any, timeout: float) -> agent_pb2.ExportEditsResponse:  # noqa: N802
+        return agent_pb2.ExportEditsResponse(exported=request.bundle_hash.encode())
+
+    async def ImportEdits(self, request: Any, timeout: float) -> agent_pb2.ImportEditsResponse:  # noqa: N802
+        return agent_pb2.ImportEditsResponse(bundle_hash="ab", imported=[request.exported.decode()], kept=1)
 
 
 class ScriptedPhone:
@@ -296,3 +314,46 @@ async def test_dispatch_without_a_link_does_nothing(benches: Callable[..., Bench
     bench.session.dispatch("a1", 7, PAYLOAD)
     await asyncio.sleep(0)
     assert bench.count(AttemptStarted) == bench.count(AttemptFailed) == 0
+
+
+async def test_kept_edits_are_listed_undone_and_moved(benches: Callable[..., Bench]) -> None:
+    bench = benches(ScriptedPhone(ScriptedStub()))
+    await bench.wait_for(DeviceReady)
+    session = bench.session
+    (bundle,) = (await session.edits(ListEdits()))["bundles"]
+    assert (bundle["bundle_hash"], bundle["bundle_name"], bundle["problem"]) == ("ab", "tiny", "")
+    assert bundle["edits"][0]["target_new"] == "Oslo"
+    assert await session.edits(ExportEdits("ab")) == {"exported": "YWI="}
+    assert await session.edits(UndoEdits("ab", ("r9",), 7)) == {"undone": ["r9"], "kept": 7}
+    assert (await session.edits(UndoEdits("ab", None, 7)))["undone"] == ["r1", "r2"]
+    assert await session.edits(ImportEdits(b"x", 7)) == {"bundle_hash": "ab", "imported": ["x"], "kept": 1}
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "words"),
+    [
+        (rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, "attempt a is running"), UserError, "a is running"),
+        (rpc_error(grpc.StatusCode.INVALID_ARGUMENT, "r9 is not held"), UserError, "tcp:x:1 refuses: r9"),
+        (rpc_error(grpc.StatusCode.DATA_LOSS, "damaged"), DeviceError, "damaged"),
+        (rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "slow"), DeviceError, "does not answer"),
+        (asyncio.CancelledError(), DeviceError, "went away"),
+    ],
+)
+async def test_a_phone_that_changes_no_edits_says_why(
+    benches: Callable[..., Bench], failure: BaseException, error: type[Exception], words: str
+) -> None:
+    bench = benches(ScriptedPhone(ScriptedStub([failure])))
+    await bench.wait_for(DeviceReady)
+    with pytest.raises(error, match=words):
+        await bench.session.edits(UndoEdits("ab", None, 7))
+
+
+async def test_kept_edits_of_a_phone_that_is_away(benches: Callable[..., Bench]) -> None:
+    phone = ScriptedPhone(ScriptedStub())
+    bench = benches(phone)
+    await bench.wait_for(DeviceReady)
+    phone.lost.set()
+    async with asyncio.timeout(30):
+        await phone.closed.wait()
+    with pytest.raises(DeviceError, match="is away"):
+        await bench.session.edits(ListEdits())

@@ -1,0 +1,98 @@
+"""Requests about the edits that a phone keeps: checked before the phone is asked."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from mobifarm.controller.core.events import (
+    DeviceAdded,
+    DeviceLost,
+    DeviceReady,
+    Event,
+    Identity,
+    JobSubmitted,
+    LeaseGranted,
+    TrialPlan,
+)
+from mobifarm.controller.core.selector import DeviceSelector
+from mobifarm.controller.core.step import replay
+from mobifarm.controller.errors import DeviceError, UserError
+from mobifarm.controller.farm.requests import FarmRequests
+from mobifarm.controller.host.edits import (
+    EXPORT_LIMIT_BYTES,
+    EditsRequest,
+    ExportEdits,
+    ImportEdits,
+    ListEdits,
+    UndoEdits,
+)
+
+READY: list[Event] = [
+    DeviceAdded(1.0, "a", "a", "test"),
+    DeviceReady(2.0, "a", "host", Identity("a", "S", "f"), {}, "virtual", (), "1", fencing_token=6),
+]
+LEASED: list[Event] = [
+    *READY,
+    JobSubmitted(3.0, "j", "facts", "me", {}, (TrialPlan("j/0", "fact", {}),), DeviceSelector(), 0, 3),
+    LeaseGranted(4.0, "attempt", "j/0", "a", 7),
+]
+
+
+class ScriptedFarm:
+    """A farm in a certain state that writes down what its phones are asked."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.state = replay(events)
+        self.asked: list[EditsRequest] = []
+
+    async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
+        self.asked.append(request)
+        return {}
+
+
+def requests(events: list[Event]) -> tuple[FarmRequests, ScriptedFarm]:
+    farm = ScriptedFarm(events)
+    return FarmRequests(farm, clock=lambda: 1.0, identifier=lambda prefix: prefix), farm  # type: ignore[arg-type]
+
+
+async def test_changes_carry_the_newest_token_and_take_none() -> None:
+    asks, farm = requests(READY)
+    await asks.undo_edits("a", "ab", ["r1"])
+    await asks.undo_edits("a", "ab", None)
+    await asks.import_edits("a", base64.b64encode(b"file").decode())
+    assert farm.asked == [UndoEdits("ab", ("r1",), 6), UndoEdits("ab", None, 6), ImportEdits(b"file", 6)]
+    assert farm.state.next_fencing_token == 7
+
+
+async def test_a_busy_phone_is_read_and_not_changed() -> None:
+    asks, farm = requests(LEASED)
+    await asks.list_edits("a")
+    await asks.export_edits("a", "ab")
+    assert farm.asked == [ListEdits(), ExportEdits("ab")]
+    with pytest.raises(UserError, match="a does an edit now: try again"):
+        await asks.undo_edits("a", "ab", None)
+    with pytest.raises(UserError, match="a does an edit now: try again"):
+        await asks.import_edits("a", "eA==")
+
+
+async def test_a_phone_that_is_away_or_unknown_is_not_asked() -> None:
+    asks, farm = requests([*READY, DeviceLost(5.0, "a", "unplugged")])
+    with pytest.raises(DeviceError, match=r"a is not there \(lost\)"):
+        await asks.list_edits("a")
+    with pytest.raises(UserError, match="no phone b"):
+        await asks.undo_edits("b", "ab", None)
+    assert farm.asked == []
+
+
+@pytest.mark.parametrize(
+    "exported", ["not base64!", "é", base64.b64encode(bytes(EXPORT_LIMIT_BYTES + 1)).decode()]
+)
+async def test_what_cannot_be_an_export_is_not_sent(exported: str) -> None:
+    asks, farm = requests(READY)
+    with pytest.raises(UserError, match=r"not base64|larger than 15 MiB"):
+        await asks.import_edits("a", exported)
+    assert farm.asked == []
