@@ -304,7 +304,7 @@ class Execution:
         The journal comes after it: an attempt that a crash took in between is done anew, and what it finds
         takes the place of this edit.
         """
-        if job.held is None:
+        if job.held is None or finished.edit is None:
             return False
         edit = replace(finished.edit, request_hash=request_hash(job))
         try:

@@ -52,7 +52,7 @@ class FinishedEdit:
     """An outcome with the proof of how it came about.
 
     Attributes:
-        edit: what was found.
+        edit: what was found; None from a runner that keeps nothing.
         load_s: seconds to bring the bundle into memory, 0 where it was there already.
         settings_json: the complete settings, defaults included, as canonical JSON.
         nodes_by_provider: graph nodes by execution provider, from a profiling trace.
@@ -61,7 +61,7 @@ class FinishedEdit:
     """
 
     outcome: EditOutcome
-    edit: HeldEdit
+    edit: HeldEdit | None
     load_s: float
     settings_json: str
     nodes_by_provider: Mapping[str, int]
@@ -88,7 +88,7 @@ class EditRunner(Protocol):
         ...
 
     def edit_shape(self, bundle_hash: str) -> EditShape:
-        """Read a bundle's manifest alone. Raises InputError, BundleNotFound, BundleError."""
+        """Read a bundle's manifest alone. Raises InputError (also where nothing is kept), BundleError."""
         ...
 
     def validate(self, job: EditJob) -> None:

@@ -142,6 +142,14 @@ class EvaluationSpec(_Part):
             raise ValueError(
                 f"keep is {self.keep!r}, and a phone keeps one edit of a fact: give one method and repeats: 1"
             )
+        from mobifarm.workloads.methods import runs_on_computer
+
+        method = self.methods[0].name
+        if self.keep != "no" and runs_on_computer(method):
+            raise ValueError(
+                f"keep is {self.keep!r}, and {method} runs on the farm's computer, which keeps no edits: "
+                "give a method of the phones"
+            )
         return self
 
 

@@ -31,7 +31,7 @@ from mobifarm.agent.editor.types import (
 )
 from mobifarm.agent.errors import BundleError, BundleNotFound, Cancelled, InputError
 from mobifarm.agent.memory import reset_peak_rss
-from mobifarm.agent.runner import BundleSummary, EditJob, FinishedEdit
+from mobifarm.agent.runner import BundleSummary, EditJob, EditShape, FinishedEdit
 from mobifarm.workloads.baselines.settings import (
     BASELINE_NAMES,
     BaselineName,
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from mobifarm.workloads.preparation.decoder import TorchDecoder
 
 _log = logging.getLogger(__name__)
+
+_NOTHING_KEPT = "the farm's computer keeps no edits: only phones do"
 
 _Pairs = Sequence[tuple[Answer, Answer | None]]
 
@@ -88,6 +90,10 @@ class BaselineRunner:
         """See EditRunner; also finds out whether the weights that it was built from are here."""
         manifest = self._verify(bundle_hash).manifest
         return BundleSummary(bundle_hash, manifest.name, manifest.size_bytes)
+
+    def edit_shape(self, bundle_hash: str) -> EditShape:
+        """See EditRunner."""
+        raise InputError(_NOTHING_KEPT)
 
     def validate(self, job: EditJob) -> None:
         """See EditRunner; verifies a bundle that this process has not verified yet."""
@@ -140,6 +146,7 @@ class BaselineRunner:
             self._loaded = None
         return FinishedEdit(
             outcome=EditOutcome(status, found.cost, probe_scores(asked, before, after)),
+            edit=None,
             load_s=load_s,
             settings_json=canonical_json(asdict(settings)),
             nodes_by_provider={},
@@ -218,6 +225,8 @@ def _baseline(method: str) -> BaselineName:
 def _check(texts: BundleTexts, job: EditJob) -> None:
     """Find out whether the edit can be done, without running the model. Raises InputError."""
     name = _baseline(job.method)
+    if job.keep is not None:
+        raise InputError(_NOTHING_KEPT)
     settings = baseline_settings(name, job.settings)
     pairs = tokenize_questions(texts, questions(job.record))
     if isinstance(settings, RomeSettings):

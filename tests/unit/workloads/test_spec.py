@@ -72,6 +72,10 @@ def test_a_phone_may_keep_the_edits(tmp_path: Path, written: str, keep: str) -> 
             {"keep": "in_sequence", "methods": [{"name": "forward"}, {"name": "forward", "label": "again"}]},
             "keep is 'in_sequence', and a phone keeps one edit of a fact",
         ),
+        (
+            {"keep": "together", "methods": [{"name": "rome"}]},
+            "rome runs on the farm's computer, which keeps no edits",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_refused(changes: dict[str, Any], words: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from mobifarm.agent.conversion import finished_result
 from mobifarm.agent.editor.bundle_files import read_manifest
+from mobifarm.agent.editor.edit import EditOrder
 from mobifarm.agent.editor.types import EditPhase, EditProgress, EditRecord, EditStatus, Probe, ProbeKind
 from mobifarm.agent.errors import BundleError, BundleNotFound, Cancelled, InputError
 from mobifarm.agent.runner import EditJob, FinishedEdit
@@ -86,7 +87,7 @@ def test_every_baseline_gives_a_phones_kind_of_result(runner: BaselineRunner, bu
         assert [score.kind for score in outcome.scores] == KINDS
         before.append([(score.wanted_before, score.other_before) for score in outcome.scores])
         assert finished.returned_to_base
-        result = result_to_mapping(finished_result("a1", job(bundle_hash, name), finished))
+        result = result_to_mapping(finished_result("a1", job(bundle_hash, name), finished, kept=False))
         assert result["execution"]["settings_hash"]
         found = quality(result["scores"], "after").edit_success
         assert found == (quality(result["scores"], "before").edit_success if name == "unedited" else 1.0), (
@@ -157,6 +158,7 @@ def test_a_cancelled_edit_stops_and_leaves_the_model_as_it_was(
             "the fact and the longest question",
         ),
         ({"bundle_hash": "../etc"}, "64 hexadecimal digits"),
+        ({"keep": EditOrder.TOGETHER}, "keeps no edits"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_starts(
