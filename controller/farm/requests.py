@@ -86,7 +86,7 @@ class FarmRequests:
                 attempt_limit=checked.attempts,
             )
         )
-        if needs_computer and not self._present(COMPUTER):
+        if needs_computer:  # where it is there already this changes nothing
             await self.add_device(COMPUTER, "a job's baselines")
         return {"job_id": job_id, "trials": len(trials)}
 
@@ -138,10 +138,7 @@ class FarmRequests:
         await self._farm.apply(DeviceReleased(self._clock(), device_id))
         return {"device_id": device_id}
 
-    def _present(self, device_id: str) -> bool:
-        device = self._farm.state.devices.get(device_id)
-        return device is not None and device.stage is not DeviceState.RETIRED
-
     def _known(self, device_id: str) -> None:
-        if not self._present(device_id):
+        device = self._farm.state.devices.get(device_id)
+        if device is None or device.stage is DeviceState.RETIRED:
             raise UserError(f"there is no phone {device_id}; `mobifarm devices` lists them")
