@@ -96,7 +96,7 @@ class FarmRequests:
                 attempt_limit=checked.attempts,
             )
         )
-        if needs_computer and not self._present(COMPUTER):
+        if needs_computer:  # where it is there already this changes nothing
             await self.add_device(COMPUTER, "a job's baselines")
         return {"job_id": job_id, "trials": len(trials)}
 
@@ -214,11 +214,8 @@ class FarmRequests:
             )
         return device
 
-    def _present(self, device_id: str) -> bool:
-        device = self._farm.state.devices.get(device_id)
-        return device is not None and device.stage is not DeviceState.RETIRED
-
     def _known(self, device_id: str) -> Device:
-        if not self._present(device_id):
+        device = self._farm.state.devices.get(device_id)
+        if device is None or device.stage is DeviceState.RETIRED:
             raise UserError(f"there is no phone {device_id}; `mobifarm devices` lists them")
-        return self._farm.state.devices[device_id]
+        return device
