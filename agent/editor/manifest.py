@@ -54,7 +54,7 @@ class Architecture:
         query_key_norm: whether every head's query and key pass an RMS norm before the rotary embedding.
         post_norms: whether the outputs of attention and MLP pass an RMS norm before they are added.
         local_layers: layers that see the last ``window`` tokens only, with a rotary embedding of their own.
-        window: tokens that a local layer sees, its own included.
+        window: tokens that a local layer sees, its own included; None without local layers.
     """
 
     family: str

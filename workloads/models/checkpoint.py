@@ -1,7 +1,7 @@
 """A loaded model, whatever file it came from. Tensors have Hugging Face's names.
 
-The weights of RMS norms are what the normed states are multiplied with: where a file holds w − 1, as Gemma's do,
-the 1 was added when it was read.
+The weights of RMS norms are what the normed states are multiplied with: where a file holds w − 1, as Gemma's
+do, the 1 was added when it was read.
 """
 
 from __future__ import annotations

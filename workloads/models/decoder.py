@@ -264,9 +264,7 @@ class _Builder:
         norm = "pre_feedforward_layernorm" if a.post_norms else "post_attention_layernorm"
         states = self.norm(graph, residual, f"{name}.{norm}.weight")
         both = graph.linear(states, self.linear(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"))
-        gate, up = graph.split_node(
-            "Split", both, graph.integers(*(a.intermediate,) * 2), outputs=2, axis=1
-        )
+        gate, up = graph.split_node("Split", both, graph.integers(*(a.intermediate,) * 2), outputs=2, axis=1)
         if a.activation == "silu":
             activated = graph.node("QuickGelu", gate, domain=CONTRIB, alpha=1.0)
         else:
@@ -352,7 +350,7 @@ class _AttentionWriter:
             key_positions = graph.node("Concat", past_positions, positions, axis=1)
             self._past_length_and_own = concat(past_length, length)
         self._kinds = [self._kind(visible, builder.rotary[0], groups)]
-        if a.local_layers:
+        if a.window is not None:
             distances = graph.node(
                 "Sub",
                 graph.node("Unsqueeze", positions, size(1, 3)),

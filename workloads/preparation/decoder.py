@@ -133,7 +133,7 @@ class TorchDecoder:
             past_positions = steps.expand(batch, -1)
         positions = first[:, None] + torch.arange(length)
         kinds = [(self._at(0, positions), mask)]
-        if a.local_layers:
+        if a.window is not None:
             seen = torch.cat([past_positions, positions], dim=1)
             near = positions[:, None, :, None] - seen[:, None, None] < a.window
             kinds.append((self._at(1, positions), mask & near))
@@ -141,16 +141,16 @@ class TorchDecoder:
         for number, index in enumerate(layers):
             past = None if pasts is None else pasts[number]
             kind = kinds[index in a.local_layers]
-            outputs.append(
-                self._run_layer(index, residual, *kind, past, addend if number == 0 else None)
-            )
+            outputs.append(self._run_layer(index, residual, *kind, past, addend if number == 0 else None))
             residual = outputs[-1].residual
         return outputs
 
     def leave(self, layer: int, state: torch.Tensor) -> torch.Tensor:
-        """Residual [B, S, d] after the layer from its state [B, S, w]; a change of the layer's value is one of
-        the state's first d columns. Where the value is added as it is, w = d and the state is the residual;
-        where it passes a norm first, w = 2d: the value, then the residual that the normed value is added to.
+        """Residual [B, S, d] after the layer from its state [B, S, w], as the bundle's upper graph makes it.
+
+        A change of the layer's value is a change of the state's first d columns. Where the value is added as
+        it is, w = d and the state is the residual; where it passes a norm first, w = 2d: the value, then the
+        residual that the normed value is added to.
         """
         norm = self._layers[layer].post_mlp_norm
         if norm is None:
@@ -194,10 +194,7 @@ class TorchDecoder:
         mlp_value = functional.linear(mlp_key, layer.down)
         if addend is not None:
             mlp_value = mlp_value + addend(mlp_key)
-        if a.post_norms:
-            state = torch.cat([mlp_value, residual], dim=-1)
-        else:
-            state = residual + mlp_value
+        state = torch.cat([mlp_value, residual], dim=-1) if a.post_norms else residual + mlp_value
         return LayerOutput(self.leave(index, state), state, mlp_key, mlp_value, own)
 
     def _attend(
