@@ -16,14 +16,17 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from typer.testing import CliRunner
 
 from mobifarm.agent.editor import EditRecord, Probe, edit
 from mobifarm.agent.editor.bundle import Bundle, EditPair
 from mobifarm.agent.editor.evaluation import questions, tokenize_questions
+from mobifarm.agent.editor.manifest import parse_manifest
 from mobifarm.agent.editor.prepared import Surrogate, output_gradient
 from mobifarm.workloads.baselines.editors import baseline
 from mobifarm.workloads.baselines.torch_model import BundleTexts, TorchModel
 from mobifarm.workloads.models.build import Precision, build_bundle
+from mobifarm.workloads.models.cli import app
 from mobifarm.workloads.models.sources import HuggingFaceFolder, TinyRandom
 from mobifarm.workloads.preparation.decoder import TorchDecoder
 from mobifarm.workloads.preparation.gradients import gradients_at_start
@@ -228,6 +231,7 @@ def adding(model: Any, layer: int, position: int, delta: torch.Tensor) -> Any:
 def test_fp32_bundle_and_torch_decoder_give_the_logits_of_transformers(made: Made) -> None:
     bundle = made.fp32
     assert bundle.architecture.family == MODELS[made.name][0]
+    assert parse_manifest(bundle.manifest.to_bytes()) == bundle.manifest
     tokens = made.tokens(2, 40)
     wanted = made.reference(tokens)
     assert np.ptp(wanted) > 2.5
@@ -354,6 +358,22 @@ def test_texts_start_with_bos_where_the_tokenizer_says_so(made: Made) -> None:
     for subject in ("Tännchen", "木", "Ein"):
         ids = bundle.tokenize(text)[: bundle.subject_last_index(text, subject) + 1]
         assert bundle.tokenizer.decode(ids) == text[: text.index(subject) + len(subject)]
+
+
+def test_a_folder_is_built_listed_and_shown(place: Path, tmp_path: Path) -> None:
+    folder = Made("gemma 3", place).folder
+
+    def run(*arguments: str) -> Any:
+        outcome = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path), "--json"])
+        assert outcome.exit_code == 0, outcome.output
+        return json.loads(outcome.stdout)
+
+    assert run("build", str(folder))["built"]
+    assert [bundle["name"] for bundle in run("list")] == ["gemma-3"]
+    shown = run("show", "gemma-3")["manifest"]["architecture"]
+    assert (shown["activation"], shown["window"], shown["local_layers"]) == ("gelu_tanh", 5, [0, 2])
+    assert shown["post_norms"]
+    assert shown["query_key_norm"]
 
 
 @pytest.fixture(scope="module")
