@@ -42,8 +42,12 @@ class EditPair:
 
 @dataclass(frozen=True, slots=True)
 class LowerOutput:
-    """Layers 0…l, f32: residual [B, T, d] after layer l, and of its ``down_proj`` the input, key [B, T, f],
-    and the output, value [B, T, d]."""
+    """Layers 0…l, f32: residual [B, T, w], what :meth:`Bundle.upper` goes on from, and of layer l's
+    ``down_proj`` the input, key [B, T, f], and the output, value [B, T, d].
+
+    δ belongs to the first d columns of ``residual``. They are all of it, the residual after layer l, unless
+    a norm follows ``down_proj``: then they are the value, and d more columns hold the residual before it.
+    """
 
     residual: Floats
     key: Floats
@@ -220,10 +224,10 @@ class Bundle:
         """Keys and values of the layers above l for prefixes that start a sequence.
 
         Args:
-            residual: [b, P, d], output of :meth:`lower` for the prefix; P may be 0.
+            residual: [b, P, w], output of :meth:`lower` for the prefix; P may be 0.
             lengths: tokens of each prefix without padding; all P where None.
         """
-        batch, length, hidden = residual.shape
+        (batch, length, _), hidden = residual.shape, self.architecture.hidden
         if length == 0:
             return stack_caches([self.empty_cache()] * batch)
         nothing = np.zeros((1, 1), np.int64)
@@ -251,7 +255,7 @@ class Bundle:
         """Layers l+1…L−1 on the tokens after a prefix, for a batch of δ.
 
         Args:
-            residual: [b, S, d], output of :meth:`lower` at the S positions after the prefix; b is 1 or B.
+            residual: [b, S, w], output of :meth:`lower` at the S positions after the prefix; b is 1 or B.
             cache: keys and values of the prefix, for b = 1 or B contexts; None where there is no prefix.
             delta: [B, d], added to the first of the S positions; zeros for none.
             rows: [N] or [b, N], positions within S to read: the answer's first token is predicted at the

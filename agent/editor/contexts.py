@@ -186,7 +186,7 @@ class ContextLoss:
             guess = surrogate.predict(
                 np.mean(gradients, axis=0)[None],
                 out.final_residual[row, :1],
-                suffix.residual[0, :1],
+                suffix.residual[0, :1, : deltas.shape[1]],
                 deltas[row : row + 1] * suffix.share,
             )
             total += suffix.share * guess[0] / len(outputs)

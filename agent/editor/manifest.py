@@ -30,10 +30,11 @@ PREPARED_TENSORS = (
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Shape of a decoder of the Llama family.
+    """Shape of a decoder of the Llama, Qwen or Gemma families. What sets them apart is data here; the norms'
+    weights are what is multiplied, with Gemma's added 1.
 
     Attributes:
-        family: ``llama`` or ``qwen2`` (Hugging Face ``model_type``).
+        family: Hugging Face ``model_type``; for people, nothing branches on it.
         layers: number of decoder layers L.
         hidden: width d of the residual stream.
         heads: query heads.
@@ -45,6 +46,15 @@ class Architecture:
         rms_epsilon: constant of the RMS norms.
         tied: whether the output projection is the embedding.
         max_positions: longest sequence the graphs take.
+        activation: of the MLP's gate, ``silu`` or ``gelu_tanh``.
+        embedding_scale: factor on the embeddings where they enter the first layer.
+        attention_scale: factor on query·key; head_dim^-½ where None.
+        attention_softcap: attention scores s become c·tanh(s/c); None for none.
+        logit_softcap: the same for the logits.
+        query_key_norm: whether every head's query and key pass an RMS norm before the rotary embedding.
+        post_norms: whether the outputs of attention and MLP pass an RMS norm before they are added.
+        local_layers: layers that see the last ``window`` tokens only, with a rotary embedding of their own.
+        window: tokens that a local layer sees, its own included; None without local layers.
     """
 
     family: str
@@ -59,6 +69,22 @@ class Architecture:
     rms_epsilon: float
     tied: bool
     max_positions: int
+    activation: str = "silu"
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    query_key_norm: bool = False
+    post_norms: bool = False
+    local_layers: tuple[int, ...] = ()
+    window: int | None = None
+
+    @property
+    def state_width(self) -> int:
+        """Width of what passes between the graphs; the edit is added to the first ``hidden`` columns. One d
+        (the residual after the edited layer), or with ``post_norms`` two: the output of ``down_proj``, which
+        still has to pass its norm, and the residual before it."""
+        return 2 * self.hidden if self.post_norms else self.hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +181,7 @@ def parse_manifest(manifest_bytes: bytes) -> Manifest:
     try:
         manifest = Manifest(
             name=str(raw["name"]),
-            architecture=Architecture(**raw["architecture"]),
+            architecture=_architecture(raw["architecture"]),
             edit_layer=int(raw["edit_layer"]),
             tokenizer=TokenizerInfo(**raw["tokenizer"]),
             graphs=dict(raw["graphs"]),
@@ -197,6 +223,10 @@ def prepared_tensors(manifest: Manifest) -> Mapping[str, StoredTensor]:
     if foreign:
         raise BundleError(f"the preparation of bundle {manifest.name} names {foreign}: prepare it again")
     return tensors
+
+
+def _architecture(raw: Mapping[str, Any]) -> Architecture:
+    return Architecture(**{**raw, "local_layers": tuple(raw.get("local_layers", ()))})
 
 
 def _check(manifest: Manifest) -> None:

@@ -54,11 +54,13 @@ class Surrogate:
         weights: [7d, d]: 3d rows for δ = 0, then 4d rows for δ ≠ 0, see :func:`surrogate_inputs`.
         final_norm: [d] weight of the model's last norm.
         epsilon: constant of that norm.
+        logit_softcap: logits z become c·tanh(z/c); None for none.
     """
 
     weights: FloatArray
     final_norm: FloatArray
     epsilon: float
+    logit_softcap: float | None = None
 
     def predict(
         self,
@@ -73,7 +75,7 @@ class Surrogate:
         Args:
             output_gradients: [B, d], see :func:`output_gradient`; mean over the target's tokens.
             final_residuals: [B, d] before the last norm where the target's first token is predicted.
-            subject_residuals: [B, d] after the edited layer at the subject's last token, without δ.
+            subject_residuals: [B, d] to which δ is added at the subject's last token, without δ.
             deltas: [B, d] where the gradient is wanted.
         """
         inputs = surrogate_inputs(output_gradients, final_residuals, subject_residuals, deltas)
@@ -142,7 +144,12 @@ def load_prepared(path: Path, manifest: Manifest) -> Prepared:
     tensors = {name: _map(path, tensor) for name, tensor in stored.items()}
     return Prepared(
         InverseSecondMoment(tensors["second_moment_diagonal"], tensors["second_moment_factor"]),
-        Surrogate(tensors["surrogate"], tensors["final_norm"], manifest.architecture.rms_epsilon),
+        Surrogate(
+            tensors["surrogate"],
+            tensors["final_norm"],
+            manifest.architecture.rms_epsilon,
+            manifest.architecture.logit_softcap,
+        ),
         Subspace(tensors["subspace"], tensors["subspace_variances"]),
     )
 
@@ -153,7 +160,8 @@ def output_gradient(
     """Gradient of the NLL of one token with respect to the residual before the last norm.
 
     With p the softmax, γ the norm's weight and r = sqrt(mean(h²) + ε): (a − h (h·a)/(d r²)) / r for
-    a = γ ∘ (Σ p W_U − W_U[target]). The sum takes the most probable tokens only.
+    a = γ ∘ (Σ p W_U − W_U[target]). The sum takes the most probable tokens only. With a soft cap c every row
+    of W_U counts with the slope 1 − tanh²(z/c) at its logit z.
 
     Args:
         bundle: the model, for rows of its output projection.
@@ -170,11 +178,15 @@ def output_gradient(
     probabilities = np.exp(np.asarray(log_softmax[tokens], np.float64))
     # Without the tail the weights must still sum to 1, to cancel the target's row where p is certain.
     probabilities /= probabilities.sum()
-    expected = probabilities @ np.asarray(bundle.output_rows(tokens), np.float64)
-    difference = expected - np.asarray(bundle.output_rows(np.array([target]))[0], np.float64)
+    rows = np.asarray(bundle.output_rows(np.append(tokens, target)), np.float64)
+    weights = np.append(probabilities, -1)
+    norm = np.asarray(surrogate.final_norm, np.float64)
     state = np.asarray(final_residual, np.float64)
     square = float(np.mean(state**2)) + surrogate.epsilon
-    scaled = np.asarray(surrogate.final_norm, np.float64) * difference
+    if surrogate.logit_softcap is not None:
+        logits = rows @ (norm * state / np.sqrt(square))
+        weights = weights * (1 - np.tanh(logits / surrogate.logit_softcap) ** 2)
+    scaled = norm * (weights @ rows)
     return np.asarray((scaled - state * (state @ scaled) / (len(state) * square)) / np.sqrt(square))
 
 

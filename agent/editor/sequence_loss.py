@@ -37,7 +37,7 @@ MOBIEDIT_PREFIXES = (
 class _Sequence:
     """One sequence; ``held`` positions come out of ``cache`` where there is one.
 
-    ``residual`` [1, T, d] is the unedited one after the edited layer.
+    ``residual`` [1, T, w] is the unedited one, see LowerOutput.
     """
 
     input_ids: Sequence[int]
@@ -165,7 +165,7 @@ class SequenceLoss:
         return bundle.upper(
             residual,
             sequence.cache if cached else None,
-            np.zeros((batch, residual.shape[2]), np.float32),
+            np.zeros((batch, bundle.architecture.hidden), np.float32),
             [row - held for row in sequence.rows],
             sequence.targets,
             with_log_softmax=with_log_softmax,
@@ -173,7 +173,7 @@ class SequenceLoss:
 
 
 def _with_delta(residual: Floats, position: int, deltas: FloatArray) -> Floats:
-    """[B, T, d]: the residual [1 or B, T, d] with each δ of [B, d] added at one position."""
+    """[B, T, w]: the residual [1 or B, T, w] with each δ of [B, d] added at one position."""
     edited = np.repeat(residual, len(deltas) // len(residual), axis=0)
-    edited[:, position] += deltas.astype(np.float32)
+    edited[:, position, : deltas.shape[1]] += deltas.astype(np.float32)
     return edited

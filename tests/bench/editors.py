@@ -88,7 +88,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     data = COUNTERFACT if COUNTERFACT.is_file() else PERSONAL_FACTS
-    parser.add_argument("--model", default=SMOLLM2_NAME, help="a model that `mobifarm models build` knows")
+    parser.add_argument("--model", default=SMOLLM2_NAME, help="a model that `mobifarm models build` takes")
     parser.add_argument("--bundle", type=Path, help="the model's bundle (default: the one in the user cache)")
     parser.add_argument("--data", type=Path, default=data, help="JSON file of edit records")
     parser.add_argument(
@@ -334,7 +334,8 @@ def _estimates(runs: dict[str, Run], method: str) -> dict[str, Estimate | None]:
 
 
 def _table(runs: dict[str, Run], count: int, arguments: argparse.Namespace) -> Table:
-    title = f"{arguments.model}, {count} records of {arguments.data.name}, 95 % intervals in brackets"
+    model = find_source(arguments.model).name
+    title = f"{model}, {count} records of {arguments.data.name}, 95 % intervals in brackets"
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("measure", no_wrap=True)
     for method in runs:
@@ -396,7 +397,7 @@ def _document(runs: dict[str, Run], arguments: argparse.Namespace) -> dict[str, 
 
     return {
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": arguments.model,
+        "model": find_source(arguments.model).name,
         "edit_layer": manifest.edit_layer,
         "data": arguments.data.name,
         "excluded": arguments.exclude.name if arguments.exclude else None,

@@ -86,7 +86,8 @@ def test_the_same_model_as_transformers_reads(tmp_path: Path) -> None:
     assert (a.vocabulary, a.rms_epsilon, a.max_positions) == (config.vocab_size, config.rms_norm_eps, 512)
     assert a.tied
     assert not found.has("lm_head.weight")
-    np.testing.assert_allclose(found.inverse_frequencies, model.model.rotary_emb.inv_freq.numpy(), rtol=1e-6)
+    frequencies = model.model.rotary_emb.inv_freq.numpy()
+    np.testing.assert_allclose(found.rotary.inverse_frequencies, frequencies, rtol=1e-6)
     ours = Tokenizer.from_str(found.tokenizer_json)
     text = "<|im_start|>This is the 1st thesis,\n  naïve  théâtre 2024<|im_end|>"
     assert ours.encode(text).ids == tokenizer(text).input_ids

@@ -76,16 +76,14 @@ class FullObjective:
         self._decoder, self._layer, self._sequences, self._cost = decoder, layer, sequences, cost
         self._upper = range(layer + 1, decoder.architecture.layers)
         self._read_out = _ReadOut(decoder, sequences, torch.zeros_like(sequences.lasts))
-        residual, self.keys, self.value = _lower(decoder, layer, sequences)
-        del residual
+        _, self.keys, self.value = _lower(decoder, layer, sequences)
         cost.token_layers += sequences.token_ids.size * (layer + 1)
 
     def losses(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See Objective."""
-        residual, _, _ = _lower(self._decoder, self._layer, self._sequences)
-        lasts = self._sequences.lasts
-        at_subject = functional.one_hot(lasts, residual.shape[1]).to(residual.dtype)
-        residual = residual + at_subject[..., None] * delta
+        state, _, _ = _lower(self._decoder, self._layer, self._sequences)
+        at_subject = functional.one_hot(self._sequences.lasts, state.shape[1]).to(state.dtype)
+        residual = self._decoder.leave(self._layer, _with_delta(state, at_subject, delta))
         final = forward(self._decoder, residual, self._upper)
         self._cost.loss_evaluations += 1
         self._cost.token_layers += self._sequences.token_ids.size * self._decoder.architecture.layers
@@ -101,19 +99,19 @@ class CachedObjective:
     """Tokens before the subject's last one and all layers up to the edited one are computed once."""
 
     def __init__(self, decoder: TorchDecoder, layer: int, sequences: Sequences, cost: EditCost) -> None:
-        self._decoder, self._cost = decoder, cost
+        self._decoder, self._layer, self._cost = decoder, layer, cost
         lasts = sequences.lasts
         self._upper = range(layer + 1, decoder.architecture.layers)
-        residual, self.keys, self.value = _lower(decoder, layer, sequences)
+        state, self.keys, self.value = _lower(decoder, layer, sequences)
         lengths = [*(len(context.input_ids) for context in sequences.contexts), sequences.essence_length]
         longest = max(length - int(last) for length, last in zip(lengths, lasts, strict=True))
-        positions = (lasts[:, None] + torch.arange(longest)).clamp(max=residual.shape[1] - 1)
-        self._suffix = torch.take_along_dim(residual, positions[..., None], dim=1)
+        positions = (lasts[:, None] + torch.arange(longest)).clamp(max=state.shape[1] - 1)
+        self._suffix = torch.take_along_dim(state, positions[..., None], dim=1)
         self._lasts, self._pasts = lasts, None
         prefix = int(lasts.max())
         if prefix:
             with torch.no_grad():
-                outputs = decoder.run(residual[:, :prefix], self._upper)
+                outputs = decoder.run(decoder.leave(layer, state[:, :prefix]), self._upper)
             self._pasts = [Past(out.past.key.clone(), out.past.value.clone()) for out in outputs]
         self._read_out = _ReadOut(decoder, sequences, lasts)
         size = sequences.token_ids.shape
@@ -122,7 +120,7 @@ class CachedObjective:
     def losses(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See Objective."""
         first = functional.one_hot(torch.tensor(0), self._suffix.shape[1]).to(self._suffix.dtype)
-        residual = self._suffix + first[:, None] * delta
+        residual = self._decoder.leave(self._layer, _with_delta(self._suffix, first, delta))
         pasts = self._pasts
         for number, layer in enumerate(self._upper):
             residual = self._decoder.run(
@@ -176,9 +174,14 @@ class _ReadOut:
 def _lower(
     decoder: TorchDecoder, layer: int, sequences: Sequences
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Residual [n + 1, T, d] after the edited layer, keys [n, f] and v0 [d] at the subject's last token."""
+    """State [n + 1, T, w] of the edited layer, keys [n, f] and v0 [d] at the subject's last token."""
     residual = forward(decoder, decoder.embed(sequences.token_ids), range(layer))
     out = decoder.run(residual, [layer])[0]
     rewriting = torch.arange(len(sequences.contexts))
     keys = out.key[rewriting, sequences.lasts[:-1]]
-    return out.residual, keys, out.value[0, sequences.lasts[0]].clone()
+    return out.state, keys, out.value[0, sequences.lasts[0]].clone()
+
+
+def _with_delta(state: torch.Tensor, where: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """[n, T, w]: the state with δ [d] where ``where`` [..., T] is 1."""
+    return state + where[..., None] * functional.pad(delta, (0, state.shape[2] - len(delta)))

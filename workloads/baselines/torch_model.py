@@ -45,10 +45,8 @@ def forward(
 ) -> torch.Tensor:
     """Residual [B, T, d] through some layers, layer by layer, so that nothing is kept without need."""
     for layer in layers:
-        out = decoder.run(residual, [layer])[0]
-        residual = out.residual
-        if addend is not None and addend.layer == layer:
-            residual = residual + addend.of_key(out.key)
+        of_key = addend.of_key if addend is not None and addend.layer == layer else None
+        residual = decoder.run(residual, [layer], addend=of_key)[0].residual
     return residual
 
 

@@ -140,7 +140,7 @@ def _write(
         architecture,
         checkpoint.weight,
         checkpoint.has,
-        rotary_tables(checkpoint.inverse_frequencies, checkpoint.rotary_scaling, architecture.max_positions),
+        rotary_tables(checkpoint, architecture.max_positions),
         edit_layer=layer,
         int8=precision is Precision.INT8,
         progress=lambda done: progress.layers(done, architecture.layers),

@@ -1,11 +1,14 @@
 """The two graphs of a bundle, split after the edit layer l.
 
 ``lower``: embeddings [B, T, d], edit_keys [R, f], edit_values [R, d] (R ≥ 1; zeros for no edit)
-    → residual [B, T, d] after layer l, key [B, T, f] (input of layer l's ``down_proj``) and
+    → residual [B, T, w], key [B, T, f] (input of layer l's ``down_proj``) and
     value [B, T, d] = down_proj(key) + (key·edit_keysᵀ)·edit_values. Layer l's ``down_proj`` stays f32.
+    Where the value is added as it is, w = d and the residual is that after layer l. Where it passes a norm
+    first, w = 2d: the value, then the residual that the normed value is added to; ``upper`` does both.
 
 ``upper``: layers l+1…L−1 on the tokens that follow a cached prefix. Each of the batch dimensions b is 1 or B.
-    residual [b, S, d]; delta [B, d], added at the first of the S positions; past [2(L−1−l), b, H, P, h] keys
+    residual [b, S, w]; delta [B, d], added to the first d columns at the first of the S positions, so that it
+    acts as a change of the value; past [2(L−1−l), b, H, P, h] keys
     and values of the layers above l (key and value alternate); past_lengths [b] int64, how many of the P ≥ 1
     are real, and thus also the first position; rows [b, N] int64, the positions in S to read; targets [b, N]
     int64 → log_probabilities [B, N] of the targets, argmax [B, N] int64, log_softmax [B, N, V],
@@ -16,7 +19,7 @@ Right padding is harmless in both: attention is causal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mobifarm.agent.editor.manifest import Architecture, StoredTensor
+from mobifarm.workloads.models.checkpoint import Checkpoint, Rotary
 from mobifarm.workloads.models.graph import (
     CONTRIB,
     GraphWriter,
@@ -47,12 +51,15 @@ class RotaryTables:
     sines: NDArray[np.float32]
 
 
-def rotary_tables(
-    inverse_frequencies: NDArray[np.float32], scaling: float, max_positions: int
-) -> RotaryTables:
-    """Tables for positions 0 … max_positions−1; ``inverse_frequencies`` [head_dim / 2] f32."""
-    angles = np.arange(max_positions, dtype=np.float32)[:, None] * inverse_frequencies
-    return RotaryTables(np.cos(angles) * np.float32(scaling), np.sin(angles) * np.float32(scaling))
+def rotary_tables(checkpoint: Checkpoint, max_positions: int) -> tuple[RotaryTables, RotaryTables]:
+    """Tables for positions 0 … max_positions−1: of most layers and of the local ones."""
+
+    def tables(rotary: Rotary) -> RotaryTables:
+        angles = np.arange(max_positions, dtype=np.float32)[:, None] * rotary.inverse_frequencies
+        scaling = np.float32(rotary.scaling)
+        return RotaryTables(np.cos(angles) * scaling, np.sin(angles) * scaling)
+
+    return tables(checkpoint.rotary), tables(checkpoint.local_rotary or checkpoint.rotary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ def write_graphs(
     architecture: Architecture,
     weights: Weights,
     has: Callable[[str], bool],
-    rotary: RotaryTables,
+    rotary: tuple[RotaryTables, RotaryTables],
     *,
     edit_layer: int,
     int8: bool,
@@ -98,7 +105,7 @@ class _Builder:
     architecture: Architecture
     weights: Weights
     has: Callable[[str], bool]
-    rotary: RotaryTables
+    rotary: tuple[RotaryTables, RotaryTables]
     file: WeightsFile
     edit_layer: int
     int8: bool
@@ -120,6 +127,8 @@ class _Builder:
         batch, length = (graph.node("Slice", shape, graph.integers(i), graph.integers(i + 1)) for i in (0, 1))
         attention = _AttentionWriter(self, graph, batch, length, first_positions=graph.integers(0))
         residual = graph.node("Reshape", "embeddings", graph.integers(-1, a.hidden))
+        if a.embedding_scale != 1:
+            residual = graph.node("Mul", residual, graph.scalar(a.embedding_scale))
         for layer in range(self.edit_layer):
             residual = self._layer(graph, attention, layer, residual, None)
         residual = attention.write(self.edit_layer, residual, None)
@@ -130,9 +139,12 @@ class _Builder:
         value = graph.node(
             "Add", graph.node("MatMul", key, graph.stored(down)), graph.node("MatMul", overlap, "edit_values")
         )
-        residual = graph.node("Add", residual, value)
+        if a.post_norms:
+            residual = graph.node("Concat", value, residual, axis=1)
+        else:
+            residual = graph.node("Add", residual, value)
         for name, rows, width in (
-            ("residual", residual, a.hidden),
+            ("residual", residual, a.state_width),
             ("key", key, a.intermediate),
             ("value", value, a.hidden),
         ):
@@ -146,7 +158,7 @@ class _Builder:
                 floats("edit_values", "R", a.hidden),
             ],
             [
-                floats("residual", "B", "T", a.hidden),
+                floats("residual", "B", "T", a.state_width),
                 floats("key", "B", "T", a.intermediate),
                 floats("value", "B", "T", a.hidden),
             ],
@@ -163,7 +175,13 @@ class _Builder:
         first = graph.node("Equal", attention.steps, graph.integers(0))
         first = graph.node("Unsqueeze", graph.node("Cast", first, to=1), graph.integers(0, 2))
         injected = graph.node("Mul", graph.node("Unsqueeze", "delta", graph.integers(1)), first)
-        residual = graph.node("Add", "residual", injected)
+        if a.post_norms:
+            widths = graph.integers(a.hidden, a.hidden)
+            value, before = graph.split_node("Split", "residual", widths, outputs=2, axis=2)
+            value = self.post_norm(graph, graph.node("Add", value, injected), self.edit_layer, "feedforward")
+            residual = graph.node("Add", before, value)
+        else:
+            residual = graph.node("Add", "residual", injected)
         residual = graph.node("Reshape", residual, graph.integers(-1, a.hidden))
         presents: list[str] = []
         for index, layer in enumerate(range(self.edit_layer + 1, a.layers)):
@@ -179,7 +197,7 @@ class _Builder:
         heads = (a.key_value_heads, "S", a.head_dim)
         return graph.model(
             [
-                floats("residual", "b_residual", "S", a.hidden),
+                floats("residual", "b_residual", "S", a.state_width),
                 floats("delta", "B", a.hidden),
                 floats("past", len(presents), "b_past", a.key_value_heads, "P", a.head_dim),
                 integers("past_lengths", "b_lengths"),
@@ -208,7 +226,7 @@ class _Builder:
         states = graph.node("GatherND", states, rows, batch_dims=1)
         graph.rename(states, "final_residual")
         states = graph.node("Reshape", states, graph.integers(-1, a.hidden))
-        states = self._norm(graph, states, "model.norm.weight")
+        states = self.norm(graph, states, "model.norm.weight")
         output = tensors.output
         if output is None:
             weight = self.weights("lm_head.weight")
@@ -216,7 +234,7 @@ class _Builder:
             tensors.public["output"] = output.weight
             if output.scales is not None:
                 tensors.public["output_scales"] = self.file.add(output.scales)
-        logits = graph.linear(states, output)
+        logits = graph.soft_capped(graph.linear(states, output), a.logit_softcap)
         shape = graph.node("Concat", batch, count, graph.integers(a.vocabulary), axis=0)
         logits = graph.node("Reshape", logits, shape)
         log_softmax = graph.node("LogSoftmax", logits, axis=-1)
@@ -236,21 +254,25 @@ class _Builder:
     ) -> str:
         residual = attention.write(layer, residual, past)
         key = self._mlp_key(graph, layer, residual)
-        down = self.linear(f"model.layers.{layer}.mlp.down_proj")
+        value = graph.linear(key, self.linear(f"model.layers.{layer}.mlp.down_proj"))
         self.progress(layer + 1)
-        return graph.node("Add", residual, graph.linear(key, down))
+        return graph.node("Add", residual, self.post_norm(graph, value, layer, "feedforward"))
 
     def _mlp_key(self, graph: GraphWriter, layer: int, residual: str) -> str:
-        """Input of ``down_proj``: silu(gate)·up."""
-        name = f"model.layers.{layer}"
-        states = self._norm(graph, residual, f"{name}.post_attention_layernorm.weight")
+        """Input of ``down_proj``: activation(gate)·up."""
+        a, name = self.architecture, f"model.layers.{layer}"
+        norm = "pre_feedforward_layernorm" if a.post_norms else "post_attention_layernorm"
+        states = self.norm(graph, residual, f"{name}.{norm}.weight")
         both = graph.linear(states, self.linear(f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"))
-        gate, up = graph.split_node(
-            "Split", both, graph.integers(*(self.architecture.intermediate,) * 2), outputs=2, axis=1
-        )
-        return graph.node("Mul", graph.node("QuickGelu", gate, domain=CONTRIB, alpha=1.0), up)
+        gate, up = graph.split_node("Split", both, graph.integers(*(a.intermediate,) * 2), outputs=2, axis=1)
+        if a.activation == "silu":
+            activated = graph.node("QuickGelu", gate, domain=CONTRIB, alpha=1.0)
+        else:
+            activated = graph.node("FastGelu", gate, domain=CONTRIB)
+        return graph.node("Mul", activated, up)
 
-    def _norm(self, graph: GraphWriter, states: str, weight: str) -> str:
+    def norm(self, graph: GraphWriter, states: str, weight: str) -> str:
+        """RMS norm with a learned weight."""
         return graph.node(
             "SimplifiedLayerNormalization",
             states,
@@ -267,9 +289,11 @@ class _Builder:
         bias = np.concatenate(biases) if biases else None
         return store_linear(self.file, weight, bias, int8=self.int8)
 
-    def norm(self, graph: GraphWriter, states: str, weight: str) -> str:
-        """RMS norm with a learned weight."""
-        return self._norm(graph, states, weight)
+    def post_norm(self, graph: GraphWriter, states: str, layer: int, block: str) -> str:
+        """The norm behind ``attention`` or ``feedforward`` where the architecture has one."""
+        if not self.architecture.post_norms:
+            return states
+        return self.norm(graph, states, f"model.layers.{layer}.post_{block}_layernorm.weight")
 
 
 class _AttentionWriter:
@@ -308,47 +332,73 @@ class _AttentionWriter:
         self.steps = graph.node("Range", zero, scalar_length, one)
         positions = graph.node("Add", graph.node("Unsqueeze", first_positions, size(1)), self.steps)
         self._positions = graph.node("Expand", positions, concat(batch, length))
-        self._cosines = graph.constant(builder.rotary.cosines)
-        self._sines = graph.constant(builder.rotary.sines)
-        allowed, blocked = graph.scalar(0), graph.scalar(-1e30)
-        causal = graph.node("LessOrEqual", self.steps, graph.node("Unsqueeze", self.steps, size(1)))
-        mask = graph.node("Where", causal, allowed, blocked)  # [S, S]
+        # Of a token each: what it sees, [b, 1, S, P + S], and where that stands, [b, P + S].
+        visible = graph.node("LessOrEqual", self.steps, graph.node("Unsqueeze", self.steps, size(1)))
+        key_positions = positions
         self._past_length_and_own = None
-        if past_length is not None:
+        if past_length is None:
+            visible = graph.node("Unsqueeze", visible, size(0, 1))
+        else:
             past_steps = graph.node("Range", zero, graph.node("Squeeze", past_length, size(0)), one)
             real = graph.node("Less", past_steps, graph.node("Unsqueeze", first_positions, size(1)))
-            past_mask = graph.node("Unsqueeze", graph.node("Where", real, allowed, blocked), size(1, 2))
             count = graph.node("Shape", first_positions)
-            past_mask = graph.node("Expand", past_mask, concat(count, size(1), length, past_length))
-            mask = graph.node("Expand", mask, concat(count, size(1), length, length))
-            mask = graph.node("Concat", past_mask, mask, axis=3)
+            past_shape = concat(count, size(1), length, past_length)
+            real = graph.node("Expand", graph.node("Unsqueeze", real, size(1, 2)), past_shape)
+            visible = graph.node("Expand", visible, concat(count, size(1), length, length))
+            visible = graph.node("Concat", real, visible, axis=3)
+            past_positions = graph.node("Expand", past_steps, concat(count, past_length))
+            key_positions = graph.node("Concat", past_positions, positions, axis=1)
             self._past_length_and_own = concat(past_length, length)
-        else:
-            mask = graph.node("Unsqueeze", mask, size(0, 1))
-        self._mask = graph.node("Tile", mask, size(1, 1, groups, 1))
+        self._kinds = [self._kind(visible, builder.rotary[0], groups)]
+        if a.window is not None:
+            distances = graph.node(
+                "Sub",
+                graph.node("Unsqueeze", positions, size(1, 3)),
+                graph.node("Unsqueeze", key_positions, size(1, 2)),
+            )
+            near = graph.node("Less", distances, graph.constant(np.array(a.window, np.int64)))
+            visible = graph.node("And", visible, near)
+            self._kinds.append(self._kind(visible, builder.rotary[1], groups))
+
+    def _kind(self, visible: str, rotary: RotaryTables, groups: int) -> tuple[str, str, str]:
+        """Mask, cosines and sines of the layers that see what is ``visible``."""
+        graph = self._graph
+        mask = graph.node("Where", visible, graph.scalar(0), graph.scalar(-1e30))
+        mask = graph.node("Tile", mask, graph.integers(1, 1, groups, 1))
+        return mask, graph.constant(rotary.cosines), graph.constant(rotary.sines)
 
     def write(self, layer: int, residual: str, past: Attention | None) -> str:
         """residual [B·S, d] → residual + attention(norm(residual)) [B·S, d]."""
         a, graph = self._builder.architecture, self._graph
         name = f"model.layers.{layer}"
+        mask, *tables = self._kinds[layer in a.local_layers]
         states = self._builder.norm(graph, residual, f"{name}.input_layernorm.weight")
         projection = self._builder.linear(*(f"{name}.self_attn.{p}_proj" for p in "qkv"))
         widths = (a.heads * a.head_dim, a.key_value_heads * a.head_dim, a.key_value_heads * a.head_dim)
         query, key, value = graph.split_node(
             "Split", graph.linear(states, projection), graph.integers(*widths), outputs=3, axis=1
         )
-        query = graph.node("Reshape", self._rotate(query), self._split_queries)
+        if a.query_key_norm:
+            query, key = (
+                self._builder.norm(
+                    graph,
+                    graph.node("Reshape", part, graph.integers(-1, a.head_dim)),
+                    f"{name}.self_attn.{letter}_norm.weight",
+                )
+                for part, letter in ((query, "q"), (key, "k"))
+            )
+        query = graph.node("Reshape", self._rotate(query, tables), self._split_queries)
         query = graph.node("Transpose", query, perm=[0, 2, 3, 1, 4])
         query = graph.node("Reshape", query, self._stack_queries)
         key, value = (
             graph.node("Transpose", graph.node("Reshape", part, self._split_keys), perm=[0, 2, 1, 3])
-            for part in (self._rotate(key), value)
+            for part in (self._rotate(key, tables), value)
         )
         self.presents = (key, value)
         scores = self._scores(query, key)
         if past is not None:
             scores = graph.node("Concat", self._scores(query, past.past_key), scores, axis=3)
-        weights = graph.node("Softmax", graph.node("Add", scores, self._mask), axis=-1)
+        weights = graph.node("Softmax", graph.node("Add", scores, mask), axis=-1)
         if past is None:
             mixed = graph.node("MatMul", weights, value)
         else:
@@ -364,17 +414,16 @@ class _AttentionWriter:
         mixed = graph.node("Reshape", mixed, self._unstack_queries)
         mixed = graph.node("Transpose", mixed, perm=[0, 3, 1, 2, 4])
         mixed = graph.node("Reshape", mixed, self._flatten)
-        return graph.node(
-            "Add", residual, graph.linear(mixed, self._builder.linear(f"{name}.self_attn.o_proj"))
-        )
+        added = graph.linear(mixed, self._builder.linear(f"{name}.self_attn.o_proj"))
+        return graph.node("Add", residual, self._builder.post_norm(graph, added, layer, "attention"))
 
-    def _rotate(self, states: str) -> str:
+    def _rotate(self, states: str, tables: Sequence[str]) -> str:
         graph = self._graph
         sequence = graph.node("Reshape", states, self._sequence)
-        return graph.node(
-            "RotaryEmbedding", sequence, self._positions, self._cosines, self._sines, domain=CONTRIB
-        )
+        return graph.node("RotaryEmbedding", sequence, self._positions, *tables, domain=CONTRIB)
 
     def _scores(self, query: str, key: str) -> str:
-        scale = self._builder.architecture.head_dim**-0.5
-        return self._graph.node("FusedMatMul", query, key, domain=CONTRIB, transB=1, alpha=scale)
+        a = self._builder.architecture
+        scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
+        scores = self._graph.node("FusedMatMul", query, key, domain=CONTRIB, transB=1, alpha=scale)
+        return self._graph.soft_capped(scores, a.attention_softcap)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mobifarm.agent.editor.manifest import Architecture
 from mobifarm.workloads.errors import WorkloadInputError
-from mobifarm.workloads.models.checkpoint import Checkpoint, plain_inverse_frequencies
+from mobifarm.workloads.models.checkpoint import Checkpoint, plain_rotary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,8 +48,7 @@ def load_gguf(path: Path, *, max_positions: int) -> Checkpoint:
         architecture=model.architecture,
         weight=model.weight,
         has=model.has,
-        inverse_frequencies=plain_inverse_frequencies(model.architecture),
-        rotary_scaling=1.0,
+        rotary=plain_rotary(model.architecture),
         tokenizer_json=model.tokenizer_json(),
         bos_id=model.bos_id,
         eos_id=model.eos_id,

@@ -196,6 +196,13 @@ class GraphWriter:
             "Expand", self.constant(np.array(ZERO_POINT, np.uint8)), self.node("Shape", row_scales)
         )
 
+    def soft_capped(self, values: str, cap: float | None) -> str:
+        """c·tanh(x/c), or x where there is no cap c."""
+        if cap is None:
+            return values
+        capped = self.node("Tanh", self.node("Mul", values, self.scalar(1 / cap)))
+        return self.node("Mul", capped, self.scalar(cap))
+
     def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The finished model; weights stay in their file."""
         graph = helper.make_graph(self.nodes, self.name, inputs, outputs, self.initializers)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mobifarm.agent.editor.manifest import Architecture
-from mobifarm.workloads.models.checkpoint import Checkpoint, plain_inverse_frequencies
+from mobifarm.workloads.models.checkpoint import Checkpoint, plain_rotary
 
 TINY_ARCHITECTURE = Architecture(
     family="llama",
@@ -54,8 +54,7 @@ def tiny_checkpoint(seed: int) -> Checkpoint:
         architecture=a,
         weight=weights.__getitem__,
         has=weights.__contains__,
-        inverse_frequencies=plain_inverse_frequencies(a),
-        rotary_scaling=1.0,
+        rotary=plain_rotary(a),
         tokenizer_json=_byte_tokenizer(a.vocabulary),
         bos_id=None,
         eos_id=None,

@@ -32,7 +32,7 @@ class Gradients:
         gradients: [n, d] dL/dδ.
         output_gradients: [n, d] dL/d(final residual), summed over positions.
         final_residuals: [n, d] where the target's first token is predicted.
-        subject_residuals: [n, d] after the edited layer, without δ.
+        subject_residuals: [n, d] to which δ is added, without δ.
         deltas: [n, d].
     """
 
@@ -61,7 +61,7 @@ def gradients_at_start(
     layers: Sequence[int],
     progress: Callable[[int, int], None],
 ) -> dict[int, Gradients]:
-    """Gradients at δ = 0 for several layers from one backward pass: δ is added to the residual."""
+    """Gradients at δ = 0 for several layers from one backward pass: δ is added to the layers' states."""
     parts: dict[int, list[Gradients]] = {layer: [] for layer in layers}
     ordered = sorted(samples, key=lambda sample: len(sample.input_ids))
     for start in range(0, len(ordered), BATCH):
@@ -69,27 +69,28 @@ def gradients_at_start(
         # Only what lies above the lowest of the layers needs a gradient.
         with torch.no_grad():
             embedded = decoder.embed(pad([sample.input_ids for sample in batch]))
-            low = decoder.run(embedded, range(min(layers) + 1))[-1].residual
-        residuals = {min(layers): low.requires_grad_()}
-        outputs = decoder.run(low, range(min(layers) + 1, decoder.architecture.layers))
-        residuals |= {min(layers) + 1 + index: out.residual for index, out in enumerate(outputs)}
+            low = decoder.run(embedded, range(min(layers) + 1))[-1].state
+        states = {min(layers): low.requires_grad_()}
+        residual = decoder.leave(min(layers), low)
+        outputs = decoder.run(residual, range(min(layers) + 1, decoder.architecture.layers))
+        states |= {min(layers) + 1 + index: out.state for index, out in enumerate(outputs)}
         targets = targets_of(batch, from_subject=False)
         final = outputs[-1].residual
-        wanted = [residuals[layer] for layer in layers]
+        wanted = [states[layer] for layer in layers]
         *slopes, last = torch.autograd.grad(targets.nll(decoder, final).sum(), [*wanted, final])
         rows = torch.arange(len(batch))
         subject = torch.tensor([sample.subject_last for sample in batch])
         first = torch.tensor([len(sample.prompt_ids) - 1 for sample in batch])
-        facts = np.array([sample.fact for sample in batch])
-        for layer, slope, residual in zip(layers, slopes, wanted, strict=True):
+        facts, width = np.array([sample.fact for sample in batch]), final.shape[2]
+        for layer, slope, state in zip(layers, slopes, wanted, strict=True):
             parts[layer].append(
                 Gradients(
                     facts,
-                    _array(slope[rows, subject]),
+                    _array(slope[rows, subject, :width]),
                     _array(last.sum(dim=1)),
                     _array(final[rows, first]),
-                    _array(residual[rows, subject]),
-                    np.zeros((len(batch), low.shape[2]), np.float32),
+                    _array(state[rows, subject, :width]),
+                    np.zeros((len(batch), width), np.float32),
                 )
             )
         progress(start + len(batch), len(ordered))
@@ -135,7 +136,7 @@ def search(decoder: TorchDecoder, samples: Sequence[Sample], layer: int, *, step
                     _array(slope),
                     _array(last.sum(dim=1)),
                     _array(final[rows, firsts]),
-                    _array(suffixes.residual[:, 0]),
+                    _array(suffixes.state[:, 0, : final.shape[2]]),
                     _array(deltas),
                 ).where(kept)
             )

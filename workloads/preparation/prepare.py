@@ -204,7 +204,8 @@ def _learn(
     from mobifarm.agent.editor.prepared import Surrogate
 
     norm = decoder.final_norm.numpy()
-    surrogate = Surrogate(fit.weights, norm, manifest.architecture.rms_epsilon)
+    a = manifest.architecture
+    surrogate = Surrogate(fit.weights, norm, a.rms_epsilon, a.logit_softcap)
     subspace = fit_subspace(points.where(~judges), surrogate)
     return _Learned(
         layer,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from mobifarm.agent.editor import EditRecord
 from mobifarm.agent.editor.tokens import Texts, pad
@@ -67,7 +68,7 @@ class Suffixes:
 
     Attributes:
         layer: l.
-        residual: [B, S, d] after layer l.
+        state: [B, S, w] of layer l, see TorchDecoder.leave.
         pasts: keys and values of the tokens before, of the layers above l.
         past_lengths: [B].
         keys: [B, f] input of layer l's ``down_proj`` at the subject's last token.
@@ -76,7 +77,7 @@ class Suffixes:
     """
 
     layer: int
-    residual: torch.Tensor
+    state: torch.Tensor
     pasts: Sequence[Past]
     past_lengths: torch.Tensor
     keys: torch.Tensor
@@ -85,8 +86,9 @@ class Suffixes:
 
     def final_residual(self, decoder: TorchDecoder, deltas: torch.Tensor) -> torch.Tensor:
         """[B, S, d] after the last layer with ``deltas`` [B, d] at the subject's last token."""
-        first = self.residual[:, :1] + deltas[:, None]
-        residual = torch.cat([first, self.residual[:, 1:]], dim=1)
+        added = functional.pad(deltas, (0, self.state.shape[2] - deltas.shape[1]))
+        state = torch.cat([self.state[:, :1] + added[:, None], self.state[:, 1:]], dim=1)
+        residual = decoder.leave(self.layer, state)
         layers = range(self.layer + 1, decoder.architecture.layers)
         outputs = decoder.run(residual, layers, pasts=self.pasts, past_lengths=self.past_lengths)
         return outputs[-1].residual
@@ -101,13 +103,13 @@ def suffixes_of(decoder: TorchDecoder, samples: Sequence[Sample], layer: int) ->
         prefix = low.residual[:, : max(1, int(lasts.max()))]
         pasts = [out.past for out in decoder.run(prefix, range(layer + 1, decoder.architecture.layers))]
         lengths = [len(s.input_ids) - s.subject_last for s in samples]
-        residual = torch.zeros(len(samples), max(lengths), low.residual.shape[2])
+        state = torch.zeros(len(samples), max(lengths), low.state.shape[2])
         for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
             start = sample.subject_last
-            residual[row, :length] = low.residual[row, start : start + length]
+            state[row, :length] = low.state[row, start : start + length]
     return Suffixes(
         layer,
-        residual,
+        state,
         pasts,
         lasts,
         low.key[rows, lasts],

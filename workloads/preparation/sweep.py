@@ -143,7 +143,7 @@ def _log_probabilities(
             final = decoder.run(
                 residual,
                 range(layer, decoder.architecture.layers),
-                edits=RankOneEdits(edits.keys[own], edits.values[own]),
+                addend=RankOneEdits(edits.keys[own], edits.values[own]).of_key,
             )[-1].residual
             nll = targets_of(batch, from_subject=False).nll(decoder, final)
         for index, value in zip(chosen, nll, strict=True):
