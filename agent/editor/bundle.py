@@ -1,9 +1,9 @@
 """A model bundle in memory: two graphs, run by ONNX Runtime, and the embedding look-up in numpy.
 
 The weights lie in one file that is mapped into memory. Where the model ties its output projection to the
-embedding, the look-up reads columns of the same matrix that the upper graph multiplies with. Large batches are
-cut: a row's values do not depend on its batch. The methods hold no state between calls; an edit lives in the
-arguments.
+embedding, the look-up reads columns of the same matrix that the upper graph multiplies with. Large batches
+are cut: a row's values do not depend on its batch. The methods hold no state between calls; an edit lives in
+the arguments.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _PROBE_TOKENS = 8
-# Bound the memory of the activations. Larger calls would not be faster.
+# Bound the memory of the activations. Larger calls would hardly be faster.
 _POSITIONS_PER_CALL = 256
 _READ_OUTS_PER_CALL = 24
 

@@ -1,8 +1,8 @@
 """The manifest of a model bundle: what the folder holds, checked when it is read. Pure data, no I/O.
 
-A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the pieces of the graphs ``lower`` and ``upper``
-and ``weights.bin``, which the pieces and the embedding look-up read from one map. The sha256 of the manifest's
-bytes names the bundle; the manifest holds the sha256 of every other file.
+A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the pieces of the graphs ``lower`` and
+``upper`` and ``weights.bin``, which the pieces and the embedding look-up read from one map. The sha256 of the
+manifest's bytes names the bundle; the manifest holds the sha256 of every other file.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Manifest:
         architecture: shape of the model.
         edit_layer: layer l (from 0) whose ``down_proj`` is edited; ``lower`` ends after it.
         tokenizer: tokenizer file and special tokens.
-        graphs: ``lower_NNN`` and ``upper_NNN`` → file: the pieces in their order; the last of ``upper`` is the
-            output projection.
+        graphs: ``lower_NNN`` and ``upper_NNN`` → file: the pieces in their order; the last of ``upper`` is
+            the output projection.
         tensors: ``output`` [d, V], the output projection, and where it is not tied ``embedding`` [V, d]; with
             int8 also ``output_scales`` and ``embedding_scales`` [V]; ``edited_down_proj`` [f, d].
         files: every file but the manifest → hash and size.

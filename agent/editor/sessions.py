@@ -1,7 +1,7 @@
 """Runs the pieces of a graph by ONNX Runtime so that the weights of one piece are resident at a time.
 
-The weights are inputs of the pieces, fed from one read-only map of their file. ONNX Runtime packs no copies of
-inputs, and after each piece the map's pages are given back to the kernel: they stay in the page cache as
+The weights are inputs of the pieces, fed from one read-only map of their file. ONNX Runtime packs no copies
+of inputs, and after each piece the map's pages are given back to the kernel: they stay in the page cache as
 long as nobody needs the memory more, and the next run maps them again without reading the file.
 """
 

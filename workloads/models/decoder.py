@@ -113,7 +113,7 @@ class _Builder:
     progress: Callable[[int], None]
 
     def embedding(self) -> _Tensors:
-        """Store the output projection, which where tied is the embedding too, or else the embedding by rows."""
+        """Store the output projection where it is the embedding too, and else the embedding by rows."""
         tensors = _Tensors({})
         embedding = self.weights("model.embed_tokens.weight")
         if self.architecture.tied:

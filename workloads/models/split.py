@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import onnx
 from onnx import helper, numpy_helper
@@ -25,7 +26,7 @@ def choose_cuts(cuts: Sequence[Cut]) -> list[str]:
     """The fewest of the possible cuts, so that no piece between two of them stores more than PIECE_BYTES;
     but for the last cut, after which nothing more may come."""
     chosen: list[Cut] = []
-    for cut, following in zip(cuts, cuts[1:], strict=False):
+    for cut, following in pairwise(cuts):
         start = chosen[-1].stored_bytes if chosen else 0
         if following.stored_bytes - start > PIECE_BYTES:
             chosen.append(cut)
@@ -56,11 +57,13 @@ def name_pieces(graph: str, pieces: Sequence[onnx.ModelProto]) -> Mapping[str, o
 
 
 def store_large_constants(models: Iterable[onnx.ModelProto], file: WeightsFile) -> None:
-    """Move large constants of the pieces to the weights file, equal ones once."""
+    """Move large f32 constants of the pieces to the weights file, equal ones once."""
     stored = {}
     for model in models:
         for tensor in model.graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.ByteSize() < LARGE_CONSTANT_BYTES:
+            here = tensor.data_location != onnx.TensorProto.EXTERNAL
+            large = here and tensor.ByteSize() >= LARGE_CONSTANT_BYTES
+            if not large or tensor.data_type != onnx.TensorProto.FLOAT:
                 continue
             array = numpy_helper.to_array(tensor)
             key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
