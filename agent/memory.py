@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+# Of <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE_BLOCK_BYTES = 4 * 2**20
 
 
 def parse_kibibytes(text: str, name: str) -> int | None:
@@ -36,3 +40,15 @@ def reset_peak_rss() -> bool:
     except OSError:
         return False
     return True
+
+
+def trim_heap() -> None:
+    """Give memory that was freed back to the kernel, now and for good where it is large.
+
+    This needs glibc; other C libraries are left as they are. By itself glibc keeps ever larger blocks.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim") and hasattr(library, "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        library.mallopt(_M_TRIM_THRESHOLD, 4 * _LARGE_BLOCK_BYTES)
+        library.malloc_trim(0)

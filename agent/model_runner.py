@@ -139,7 +139,10 @@ class ModelRunner:
         if self._loaded is not None and self._loaded.bundle_hash == bundle_hash:
             return self._loaded, True
         self._loaded = None  # two models may not fit into the phone's memory
-        bundle = Bundle.open(self._folder / bundle_hash, threads=self._threads, verify=False)
+        with self._lock:
+            texts = self._verified.get(bundle_hash)
+        path = self._folder / bundle_hash
+        bundle = Bundle.open(path, threads=self._threads, verify=False, tokenizer=texts)
         self._base_hash = bundle.base_hash()
         self._loaded = bundle
         return bundle, False

@@ -1,35 +1,39 @@
 """A model bundle in memory: two graphs, run by ONNX Runtime, and the embedding look-up in numpy.
 
-The weights lie in one file that is mapped into memory. The embedding is stored once, int8 with a scale per
-row: the look-up reads its rows from the map, and where the model ties its output projection to the embedding,
-the upper graph reads the same bytes. The methods hold no state between calls; an edit lives in the arguments.
+The weights lie in one file that is mapped into memory. Where the model ties its output projection to the
+embedding, the look-up reads columns of the same matrix that the upper graph multiplies with. Large batches
+are cut: a row's values do not depend on its batch. The methods hold no state between calls; an edit lives in
+the arguments.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from mobifarm.agent.editor.bundle_files import map_tensor, read_manifest, verify_bundle
+from mobifarm.agent.editor.bundle_files import MappedTensors, read_manifest, verify_bundle
 from mobifarm.agent.editor.manifest import Architecture, Manifest
 from mobifarm.agent.editor.prepared import Prepared, load_prepared
+from mobifarm.agent.editor.sessions import Arrays, Pieces
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import BundleError, InputError
+from mobifarm.agent.memory import trim_heap
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _PROBE_TOKENS = 8
+# Bound the memory of the activations. Larger calls would hardly be faster.
+_POSITIONS_PER_CALL = 256
+_READ_OUTS_PER_CALL = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,41 +101,54 @@ def stack_caches(caches: Sequence[Cache]) -> Cache:
 class Bundle:
     """A model that can be edited. Make one with :meth:`open`; keep calls from several threads apart."""
 
-    def __init__(self, path: Path, manifest: Manifest, bundle_hash: str, threads: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        bundle_hash: str,
+        threads: int,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         """Use :meth:`open`, which checks the files."""
         self.manifest = manifest
         self.bundle_hash = bundle_hash
-        self.tokenizer = Tokenizer(path / manifest.tokenizer.file, manifest.tokenizer)
-        self._embedding = map_tensor(path, manifest.tensors["embedding"])
-        scales = manifest.tensors.get("embedding_scales")
-        self._embedding_scales = None if scales is None else np.array(map_tensor(path, scales))
-        self._output, self._output_scales = self._embedding, self._embedding_scales
-        if "output" in manifest.tensors:
-            self._output = map_tensor(path, manifest.tensors["output"])
-            scales = manifest.tensors.get("output_scales")
-            self._output_scales = None if scales is None else np.array(map_tensor(path, scales))
-        self._prepared = load_prepared(path, manifest)
-        self._edited_down_proj = map_tensor(path, manifest.tensors["edited_down_proj"])
+        self.tokenizer = tokenizer or Tokenizer(path / manifest.tokenizer.file, manifest.tokenizer)
+        tensors = MappedTensors(path)
+        stored = manifest.tensors
+        self._output = tensors.tensor(stored["output"]).T
+        self._output_scales = _scales(tensors, manifest, "output_scales")
+        self._embedding, self._embedding_scales = self._output, self._output_scales
+        if "embedding" in stored:
+            self._embedding = tensors.tensor(stored["embedding"])
+            self._embedding_scales = _scales(tensors, manifest, "embedding_scales")
+        self._prepared = load_prepared(tensors, manifest)
+        self._edited_down_proj = tensors.tensor(stored["edited_down_proj"])
         # A profiled first call proves where the graphs really run; afterwards profiling costs nothing.
         with tempfile.TemporaryDirectory(prefix="mobifarm-placement-") as folder:
-            self._lower, self._upper = (
-                _open_session(path / manifest.graphs[name], threads, Path(folder) / name)
-                for name in ("lower", "upper")
+            *upper, read_out = manifest.pieces("upper")
+            self._lower, self._upper, self._read_out = (
+                Pieces([path / file for file in files], tensors, threads, Path(folder) / "trace")
+                for files in (manifest.pieces("lower"), upper, [read_out])
             )
-            self._present_names = [
-                output.name for output in self._upper.get_outputs() if output.name.startswith("present_")
-            ]
+            presents = 2 * self.upper_layers
+            self._present_names = [f"present_{index}" for index in range(presents)]
             self._probe()
-            self._placement = _nodes_by_provider(self._lower, self._upper)
+            traced = (self._lower, self._upper, self._read_out)
+            self._placement = sum((pieces.end_profiling() for pieces in traced), Counter[str]())
+        # Reading the tokenizer and the graphs takes twice the memory that they need.
+        trim_heap()
 
     @classmethod
-    def open(cls, path: Path, *, threads: int = 2, verify: bool = True) -> Bundle:
+    def open(
+        cls, path: Path, *, threads: int = 2, verify: bool = True, tokenizer: Tokenizer | None = None
+    ) -> Bundle:
         """Load the bundle in the folder ``path``.
 
         Args:
             path: folder with ``manifest.json``.
             threads: threads of ONNX Runtime for one call.
             verify: check all files against the manifest first.
+            tokenizer: the bundle's, where it is loaded already: a second one would take its memory again.
 
         Raises:
             BundleNotFound: there is no bundle.
@@ -141,7 +158,7 @@ class Bundle:
         if verify:
             verify_bundle(path, bundle_hash)
         try:
-            return cls(path, manifest, bundle_hash, threads)
+            return cls(path, manifest, bundle_hash, threads, tokenizer)
         except BundleError:
             raise
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
@@ -234,10 +251,7 @@ class Bundle:
         feeds = self._upper_feeds(
             residual, self.empty_cache(), np.zeros((batch, hidden), np.float32), nothing, nothing
         )
-        options = onnxruntime.RunOptions()
-        # Reading out the vocabulary would be wasted here.
-        options.only_execute_path_to_fetches = True
-        presents = self._upper.run(self._present_names, feeds, options)
+        presents = self._upper.run(self._present_names, feeds)
         counts = np.full(batch, length, np.int64) if lengths is None else np.asarray(lengths, np.int64)
         return Cache(np.stack(presents), counts)
 
@@ -276,14 +290,20 @@ class Bundle:
             np.atleast_2d(np.asarray(rows, np.int64)),
             np.atleast_2d(np.asarray(targets, np.int64)),
         )
-        names = ["log_probabilities", "argmax"]
-        names += ["log_softmax"] * with_log_softmax + ["final_residual"] * with_final_residual
-        outputs = dict(zip(names, self._upper.run(names, feeds), strict=True))
+        names = ["log_probabilities", "argmax", *["log_softmax"] * with_log_softmax]
+        batch, length, reads = len(delta), residual.shape[1], feeds["rows"].shape[1]
+        found = [
+            self._upper.run(["final_residual"], part)[0]
+            for part in _parts(feeds, batch, length, _POSITIONS_PER_CALL)
+        ]
+        feeds = {**feeds, "final_residual": _concatenate(found)}
+        parts = [self._read_out.run(names, part) for part in _parts(feeds, batch, reads, _READ_OUTS_PER_CALL)]
+        outputs = dict(zip(names, map(_concatenate, zip(*parts, strict=True)), strict=True))
         return UpperOutput(
             outputs["log_probabilities"],
             outputs["argmax"],
             outputs.get("log_softmax"),
-            outputs.get("final_residual"),
+            feeds["final_residual"] if with_final_residual else None,
         )
 
     def placement(self) -> dict[str, int]:
@@ -309,7 +329,7 @@ class Bundle:
 
     def _upper_feeds(
         self, residual: Floats, cache: Cache, delta: Floats, rows: Integers, targets: Integers
-    ) -> Mapping[str, NDArray[Any]]:
+    ) -> Arrays:
         return {
             "residual": residual,
             "delta": delta,
@@ -334,29 +354,23 @@ def _dequantised_rows(
     return picked if scales is None else np.asarray(picked * scales[indices][..., None], np.float32)
 
 
-def _open_session(graph: Path, threads: int, trace: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_profiling = True
-    options.profile_file_prefix = str(trace)
-    # Shapes differ from fact to fact; remembering a memory plan for each would only grow.
-    options.enable_mem_pattern = False
-    # Waiting threads would burn the phone's energy.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    session.disable_fallback()
-    return session
+def _scales(tensors: MappedTensors, manifest: Manifest, name: str) -> Floats | None:
+    return np.array(tensors.tensor(manifest.tensors[name])) if name in manifest.tensors else None
 
 
-def _nodes_by_provider(*sessions: onnxruntime.InferenceSession) -> Mapping[str, int]:
-    """End the sessions' profiling and count the nodes that each provider ran."""
-    nodes: Counter[str] = Counter()
-    for session in sessions:
-        trace = session.end_profiling()
-        for event in json.loads(Path(trace).read_bytes()):
-            provider = event.get("args", {}).get("provider")
-            if provider and event["name"].endswith("_kernel_time"):
-                nodes[provider] += 1
-    return nodes
+def _concatenate(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _parts(feeds: Arrays, batch: int, width: int, limit: int) -> Iterator[Arrays]:
+    """Cut a batch whose rows are ``width`` positions each into calls of at most ``limit``."""
+    step = max(limit // max(width, 1), 1)
+    for start in range(0, batch, step):
+        yield {name: _rows(name, array, slice(start, start + step), batch) for name, array in feeds.items()}
+
+
+def _rows(name: str, array: NDArray[Any], rows: slice, batch: int) -> NDArray[Any]:
+    axis = 1 if name == "past" else 0
+    if array.shape[axis] != batch:
+        return array  # one for all
+    return array[:, rows] if axis else array[rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,26 @@ def verify_bundle(path: Path, expected_hash: str | None = None) -> int:
     return manifest.size_bytes
 
 
-def map_tensor(path: Path, tensor: StoredTensor) -> NDArray[Any]:
-    """The tensor of the bundle in the folder ``path``, read-only, mapped into memory."""
-    return np.memmap(
-        path / tensor.file, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape
-    )
+class MappedTensors:
+    """The tensors in the files of a bundle's folder, each file mapped once, read-only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._maps: dict[str, mmap.mmap] = {}
+
+    def tensor(self, stored: StoredTensor) -> NDArray[Any]:
+        """A view of the map, valid as long as it is held."""
+        if stored.file not in self._maps:
+            with (self._folder / stored.file).open("rb") as stream:
+                self._maps[stored.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        count = int(np.prod(stored.shape))
+        values = np.frombuffer(self._maps[stored.file], stored.dtype, count, stored.offset)
+        return values.reshape(stored.shape)
+
+    def release(self) -> None:
+        """Give the resident pages back; who reads the tensors again gets them again."""
+        for mapped in self._maps.values():
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _file_hash(path: Path) -> str:

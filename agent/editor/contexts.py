@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mobifarm.agent.editor.bundle import Cache, stack_caches
 from mobifarm.agent.editor.directions import FloatArray
 from mobifarm.agent.editor.forward import Losses
 from mobifarm.agent.editor.prepared import UNPREPARED, Prepared, output_gradient
@@ -22,7 +24,7 @@ from mobifarm.agent.editor.types import EditCost, EditRecord
 from mobifarm.agent.errors import InputError
 
 if TYPE_CHECKING:
-    from mobifarm.agent.editor.bundle import Bundle, Cache, EditPair, Floats, UpperOutput
+    from mobifarm.agent.editor.bundle import Bundle, EditPair, Floats, UpperOutput
 
 # The empty prefix first: the prompt itself is always among the contexts. The others differ in length and
 # kind, so that the key holds in other surroundings too; all end so that any prompt may follow.
@@ -60,6 +62,34 @@ class _Suffix:
     share: float
     rows: Sequence[int]
     targets: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """Several suffixes in one call of a batch: for each suffix a row for each δ. See Bundle.upper."""
+
+    residual: Floats
+    cache: Cache
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+def _join(suffixes: Sequence[_Suffix], deltas: int) -> _Joined:
+    if len(suffixes) == 1:  # one row of each for all δ
+        [suffix] = suffixes
+        return _Joined(suffix.residual, suffix.cache, pad([suffix.rows]), pad([suffix.targets]))
+    longest = max(suffix.residual.shape[1] for suffix in suffixes)
+    residual = [
+        np.pad(suffix.residual, ((0, 0), (0, longest - suffix.residual.shape[1]), (0, 0)))
+        for suffix in suffixes
+    ]
+    cache = stack_caches([suffix.cache for suffix in suffixes])
+    return _Joined(
+        np.repeat(np.concatenate(residual), deltas, axis=0),
+        Cache(np.repeat(cache.past, deltas, axis=1), np.repeat(cache.lengths, deltas)),
+        np.repeat(pad([suffix.rows for suffix in suffixes]), deltas, axis=0),
+        np.repeat(pad([suffix.targets for suffix in suffixes]), deltas, axis=0),
+    )
 
 
 def tokenize_contexts(
@@ -130,7 +160,7 @@ class ContextLoss:
         keys = low.key[count, lasts].astype(np.float64)
         self.edit_key = prepared.edit_key(keys.mean(axis=0))
         self.value_norm = float(np.linalg.norm(low.value[count, lasts].astype(np.float64).mean(axis=0)))
-        self._last: tuple[FloatArray, list[UpperOutput]]
+        self._last: tuple[FloatArray, UpperOutput] | None = None
         self._suffixes = []
         for index, context in enumerate(contexts):
             first_row = len(context.prompt_ids) - 1 - context.subject_last
@@ -172,25 +202,32 @@ class ContextLoss:
         """See forward.Guide. It takes no forward pass: the last evaluation's outputs are enough."""
         surrogate = self._prepared.surrogate
         assert surrogate is not None
-        deltas, outputs = self._last
-        total = np.zeros(deltas.shape[1])
-        for suffix, out in zip(self._suffixes, outputs, strict=True):
-            assert out.log_softmax is not None
-            assert out.final_residual is not None
-            gradients = [
-                output_gradient(
-                    self._bundle, surrogate, out.log_softmax[row, n], out.final_residual[row, n], target
-                )
-                for n, target in enumerate(suffix.targets)
-            ]
-            guess = surrogate.predict(
-                np.mean(gradients, axis=0)[None],
-                out.final_residual[row, :1],
-                suffix.residual[0, :1, : deltas.shape[1]],
-                deltas[row : row + 1] * suffix.share,
+        assert self._last is not None
+        deltas, out = self._last
+        assert out.log_softmax is not None
+        assert out.final_residual is not None
+        count = len(self._suffixes)
+        at = np.arange(count) * len(deltas) + row
+        gradients = [
+            np.mean(
+                [
+                    output_gradient(
+                        self._bundle, surrogate, out.log_softmax[i, n], out.final_residual[i, n], t
+                    )
+                    for n, t in enumerate(suffix.targets)
+                ],
+                axis=0,
             )
-            total += suffix.share * guess[0] / len(outputs)
-        return total
+            for i, suffix in zip(at, self._suffixes, strict=True)
+        ]
+        shares = np.array([suffix.share for suffix in self._suffixes])
+        guesses = surrogate.predict(
+            np.stack(gradients),
+            out.final_residual[at, 0],
+            np.stack([suffix.residual[0, 0, : deltas.shape[1]] for suffix in self._suffixes]),
+            shares[:, None] * deltas[row],
+        )
+        return np.asarray(shares @ guesses / count)
 
     def probe(self, deltas: FloatArray, step: int) -> FloatArray:
         """See forward.LossOracle."""
@@ -204,26 +241,28 @@ class ContextLoss:
         self, deltas: FloatArray, suffixes: Sequence[_Suffix], *, remember: bool = False
     ) -> FloatArray:
         """Mean NLL [B] per target token over some of the contexts."""
-        nll = np.zeros(len(deltas))
-        outputs = []
-        for suffix in suffixes:
-            out = self._bundle.upper(
-                suffix.residual,
-                suffix.cache,
-                (deltas * suffix.share).astype(np.float32),
-                suffix.rows,
-                suffix.targets,
-                with_log_softmax=remember,
-                with_final_residual=remember,
-            )
-            outputs.append(out)
-            self._count(suffix, len(deltas))
-            nll -= out.log_probabilities.astype(np.float64).mean(axis=1)
+        self._last = None  # its memory is needed
+        joined, count = _join(suffixes, len(deltas)), len(suffixes)
+        shares = np.array([suffix.share for suffix in suffixes])
+        out = self._bundle.upper(
+            joined.residual,
+            joined.cache,
+            (shares[:, None, None] * deltas).reshape(count * len(deltas), -1).astype(np.float32),
+            joined.rows,
+            joined.targets,
+            with_log_softmax=remember,
+            with_final_residual=remember,
+        )
         if remember:
-            self._last = (deltas, outputs)
-        self._context_evaluations += len(deltas) * len(suffixes)
+            self._last = (deltas, out)
+        self._cost.token_layers += count * len(deltas) * joined.residual.shape[1] * self._bundle.upper_layers
+        self._context_evaluations += len(deltas) * count
         self._cost.loss_evaluations = math.ceil(self._context_evaluations / len(self._suffixes))
-        return np.asarray(nll / len(suffixes))
+        nll = np.zeros(len(deltas))
+        found = out.log_probabilities.astype(np.float64).reshape(count, len(deltas), -1)
+        for suffix, log_probabilities in zip(suffixes, found, strict=True):
+            nll -= log_probabilities[:, : len(suffix.targets)].mean(axis=1)
+        return np.asarray(nll / count)
 
     def _drift(self, deltas: FloatArray) -> FloatArray:
         """Weighted KL divergence [B] of the next token after "{subject} is a" from the unedited model's."""

@@ -1,8 +1,8 @@
 """The manifest of a model bundle: what the folder holds, checked when it is read. Pure data, no I/O.
 
-A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the graphs ``lower.onnx`` and ``upper.onnx``
-and ``weights.bin``, which both graphs and the embedding look-up map into memory. The sha256 of the manifest's
-bytes names the bundle; the manifest holds the sha256 of every other file.
+A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the pieces of the graphs ``lower`` and
+``upper`` and ``weights.bin``, which the pieces and the embedding look-up read from one map. The sha256 of the
+manifest's bytes names the bundle; the manifest holds the sha256 of every other file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from mobifarm.agent.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PREPARATION = "preparation"
 PREPARED_TENSORS = (
     "second_moment_diagonal",
@@ -124,9 +124,10 @@ class Manifest:
         architecture: shape of the model.
         edit_layer: layer l (from 0) whose ``down_proj`` is edited; ``lower`` ends after it.
         tokenizer: tokenizer file and special tokens.
-        graphs: ``lower`` and ``upper`` → file.
-        tensors: ``embedding`` [V, d], with int8 also ``embedding_scales`` [V]; the same for ``output`` where
-            it is not tied; ``edited_down_proj`` [f, d].
+        graphs: ``lower_NNN`` and ``upper_NNN`` → file: the pieces in their order; the last of ``upper`` is
+            the output projection.
+        tensors: ``output`` [d, V], the output projection, and where it is not tied ``embedding`` [V, d]; with
+            int8 also ``output_scales`` and ``embedding_scales`` [V]; ``edited_down_proj`` [f, d].
         files: every file but the manifest → hash and size.
         quantisation: scheme, bits and what it leaves in floating point.
         provenance: source, licence and versions of what built the bundle.
@@ -151,6 +152,10 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, so that equal manifests have equal hashes."""
         return (json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+
+    def pieces(self, graph: str) -> list[str]:
+        """Files of the pieces of ``lower`` or ``upper``, in the order in which they run."""
+        return [file for name, file in sorted(self.graphs.items()) if name.startswith(f"{graph}_")]
 
     @property
     def size_bytes(self) -> int:
@@ -241,7 +246,8 @@ def _check(manifest: Manifest) -> None:
                 f"{MANIFEST_NAME} names {name!r}: only files of the bundle's folder are allowed"
             )
     missing = sorted(names - manifest.files.keys())
-    if missing or {"lower", "upper"} - manifest.graphs.keys() or "embedding" not in manifest.tensors:
+    pieces = len(manifest.pieces("lower")), len(manifest.pieces("upper"))
+    if missing or pieces < (1, 2) or "output" not in manifest.tensors:
         raise BundleError(f"{MANIFEST_NAME} lacks a needed entry {missing}: build the bundle again")
     if not 0 <= manifest.edit_layer < manifest.architecture.layers - 1:
         raise BundleError(

@@ -6,14 +6,15 @@ not read; their file is among those that the bundle's check covers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobifarm.agent.editor.bundle_files import MappedTensors
 from mobifarm.agent.editor.directions import FloatArray
-from mobifarm.agent.editor.manifest import Manifest, StoredTensor, prepared_tensors
+from mobifarm.agent.editor.manifest import Manifest, prepared_tensors
 from mobifarm.agent.editor.write_back import edit_key
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 # The probable tokens carry the gradient; the others are left out of its sum.
 _TOKENS_KEPT = 256
+# What is mapped as f16 is widened piece by piece.
+_ROWS_WIDENED = 256
+_REFINEMENTS = 8
+# The key is used in single precision.
+_PRECISION = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,35 @@ class InverseSecondMoment:
     factor: FloatArray
 
     def __matmul__(self, key: FloatArray) -> FloatArray:
-        """C⁻¹·key [f] float64, by Woodbury's identity: an r×r system, r ≪ f."""
-        diagonal, factor = np.asarray(self.diagonal, np.float64), np.asarray(self.factor, np.float64)
-        scaled = factor / diagonal[:, None]
-        inner = np.eye(factor.shape[1]) + factor.T @ scaled
-        first = np.asarray(key, np.float64) / diagonal
-        return np.asarray(first - scaled @ np.linalg.solve(inner, factor.T @ first))
+        """C⁻¹·key [f] float64, by Woodbury's identity: an r×r system, r ≪ f.
+
+        The system is solved in single precision, which takes half the memory, and refined in double.
+        """
+        diagonal, size = np.asarray(self.diagonal, np.float64), self.factor.shape[1]
+        inner = np.eye(size, dtype=np.float32)
+        for rows in _chunks(len(diagonal)):
+            part = self.factor[rows].astype(np.float32)
+            inner += part.T @ (part / np.asarray(self.diagonal[rows], np.float32)[:, None])
+        wanted = np.asarray(key, np.float64)
+        found, rest = np.zeros_like(wanted), wanted
+        for _ in range(_REFINEMENTS):
+            scaled = rest / diagonal
+            weights = np.linalg.solve(inner, self._transposed_product(scaled).astype(np.float32))
+            found += scaled - self._product(weights.astype(np.float64)) / diagonal
+            rest = wanted - diagonal * found - self._product(self._transposed_product(found))
+            if np.linalg.norm(rest) <= _PRECISION * np.linalg.norm(wanted):
+                break
+        return found
+
+    def _product(self, vector: FloatArray) -> FloatArray:
+        parts = [self.factor[rows].astype(np.float64) @ vector for rows in _chunks(len(self.factor))]
+        return np.concatenate(parts)
+
+    def _transposed_product(self, vector: FloatArray) -> FloatArray:
+        product = np.zeros(self.factor.shape[1])
+        for rows in _chunks(len(self.factor)):
+            product += vector[rows] @ self.factor[rows].astype(np.float64)
+        return product
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +108,10 @@ class Surrogate:
             deltas: [B, d] where the gradient is wanted.
         """
         inputs = surrogate_inputs(output_gradients, final_residuals, subject_residuals, deltas)
-        return np.asarray(inputs @ np.asarray(self.weights, np.float64))
+        guesses = np.zeros((len(inputs), self.weights.shape[1]))
+        for rows in _chunks(len(self.weights)):
+            guesses += inputs[:, rows].astype(np.float32) @ self.weights[rows].astype(np.float32)
+        return guesses
 
 
 def surrogate_inputs(
@@ -132,8 +164,8 @@ class Prepared:
 UNPREPARED = Prepared()
 
 
-def load_prepared(path: Path, manifest: Manifest) -> Prepared:
-    """The extras of the bundle in the folder ``path``, mapped into memory.
+def load_prepared(tensors: MappedTensors, manifest: Manifest) -> Prepared:
+    """The extras of a bundle, mapped into memory.
 
     Raises:
         BundleError: the manifest's entry does not fit this version.
@@ -141,17 +173,21 @@ def load_prepared(path: Path, manifest: Manifest) -> Prepared:
     stored = prepared_tensors(manifest)
     if not stored:
         return Prepared()
-    tensors = {name: _map(path, tensor) for name, tensor in stored.items()}
+    found = {name: tensors.tensor(tensor) for name, tensor in stored.items()}
     return Prepared(
-        InverseSecondMoment(tensors["second_moment_diagonal"], tensors["second_moment_factor"]),
+        InverseSecondMoment(found["second_moment_diagonal"], found["second_moment_factor"]),
         Surrogate(
-            tensors["surrogate"],
-            tensors["final_norm"],
+            found["surrogate"],
+            found["final_norm"],
             manifest.architecture.rms_epsilon,
             manifest.architecture.logit_softcap,
         ),
-        Subspace(tensors["subspace"], tensors["subspace_variances"]),
+        Subspace(found["subspace"], found["subspace_variances"]),
     )
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + _ROWS_WIDENED) for start in range(0, rows, _ROWS_WIDENED))
 
 
 def output_gradient(
@@ -194,9 +230,3 @@ def _unit(rows: FloatArray) -> FloatArray:
     rows = np.asarray(rows, np.float64)
     norms = np.linalg.norm(rows, axis=-1, keepdims=True)
     return np.asarray(rows / np.maximum(norms, np.finfo(np.float64).tiny))
-
-
-def _map(path: Path, tensor: StoredTensor) -> FloatArray:
-    return np.memmap(
-        path / tensor.file, dtype=tensor.dtype, mode="r", offset=tensor.offset, shape=tensor.shape
-    )

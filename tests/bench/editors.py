@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mobifarm.agent.editor.bundle_files import MappedTensors
 from mobifarm.agent.editor.manifest import MANIFEST_NAME, parse_manifest, prepared_tensors
 from mobifarm.agent.editor.methods import METHOD_NAMES
 from mobifarm.agent.editor.prepared import load_prepared
@@ -214,7 +215,7 @@ def _editor(arguments: argparse.Namespace) -> Editor:
     texts = BundleTexts(folder)
     inverse = None
     if arguments.second_moment == "bundle":
-        inverse = load_prepared(folder, texts.manifest).inverse_second_moment
+        inverse = load_prepared(MappedTensors(folder), texts.manifest).inverse_second_moment
     return baseline(method, TorchDecoder(checkpoint), texts, inverse_second_moment=inverse)
 
 

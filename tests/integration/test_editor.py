@@ -275,7 +275,8 @@ def test_probes_take_the_contexts_in_turn(bundle: Bundle) -> None:
     deltas = np.random.default_rng(0).standard_normal((2, bundle.architecture.hidden))
     probes = [loss.probe(deltas, step) for step in range(3)]
     assert cost.loss_evaluations == 2
-    np.testing.assert_allclose(np.mean(probes, axis=0), loss.evaluate(deltas).target, atol=1e-6)
+    # Together the contexts are padded: sums come in another order, and activations may round otherwise.
+    np.testing.assert_allclose(np.mean(probes, axis=0), loss.evaluate(deltas).target, atol=1e-4)
     assert cost.loss_evaluations == 4
     np.testing.assert_array_equal(loss.probe(deltas, 3), probes[0])
 

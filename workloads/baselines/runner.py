@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobifarm.agent.editor.bundle_files import map_tensor, read_manifest, verify_bundle
+from mobifarm.agent.editor.bundle_files import MappedTensors, read_manifest, verify_bundle
 from mobifarm.agent.editor.contexts import tokenize_contexts
 from mobifarm.agent.editor.evaluation import Answer, probe_scores, questions, tokenize_questions
 from mobifarm.agent.editor.forward import Step
@@ -199,14 +199,14 @@ class BaselineRunner:
             raise BundleError(str(error)) from error
         edited = checkpoint.weight(f"model.layers.{manifest.edit_layer}.mlp.down_proj.weight")
         if checkpoint.architecture != manifest.architecture or not np.array_equal(
-            edited.T, map_tensor(folder, manifest.tensors["edited_down_proj"])
+            edited.T, MappedTensors(folder).tensor(manifest.tensors["edited_down_proj"])
         ):
             raise BundleError(
                 f"the weights on this computer are not those that the model bundle {manifest.name} was built "
                 "from: build it again and submit the job again"
             )
         decoder = TorchDecoder(checkpoint)
-        inverse = load_prepared(folder, manifest).inverse_second_moment
+        inverse = load_prepared(MappedTensors(folder), manifest).inverse_second_moment
         self._loaded = _Loaded(bundle_hash, texts, decoder, inverse, _hash(decoder))
         # Loading a checkpoint takes more memory than editing does, and is no part of it.
         del checkpoint, edited

@@ -34,6 +34,7 @@ _CODE = (
     "decoder.py",
     "graph.py",
     "quantise.py",
+    "split.py",
     "checkpoint.py",
     "gguf_file.py",
     "hugging_face.py",
@@ -135,7 +136,7 @@ def _write(
             f"layer {layer} cannot be edited in {name}: choose one from 0 to {architecture.layers - 2}"
         )
     progress.status("writing the graphs")
-    tensors = write_graphs(
+    tensors, graphs = write_graphs(
         folder,
         architecture,
         checkpoint.weight,
@@ -162,7 +163,7 @@ def _write(
         tokenizer=TokenizerInfo(
             "tokenizer.json", checkpoint.bos_id, checkpoint.eos_id, checkpoint.prepend_bos
         ),
-        graphs={"lower": "lower.onnx", "upper": "upper.onnx"},
+        graphs=graphs,
         tensors=tensors,
         files={path.name: describe_file(path) for path in sorted(folder.iterdir())},
         quantisation=quantisation,

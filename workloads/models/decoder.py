@@ -1,4 +1,5 @@
-"""The two graphs of a bundle, split after the edit layer l.
+"""The two graphs of a bundle, split after the edit layer l. Each is stored in pieces that run one after the
+other (see split.py); the last piece of ``upper`` is the output projection at the positions to read.
 
 ``lower``: embeddings [B, T, d], edit_keys [R, f], edit_values [R, d] (R ≥ 1; zeros for no edit)
     → residual [B, T, w], key [B, T, f] (input of layer l's ``down_proj``) and
@@ -38,6 +39,8 @@ from mobifarm.workloads.models.graph import (
     integers,
     store_linear,
 )
+from mobifarm.workloads.models.quantise import quantise_rows
+from mobifarm.workloads.models.split import choose_cuts, name_pieces, split_model, store_large_constants
 
 Weights = Callable[[str], NDArray[np.float32]]
 """Looks up a tensor of the checkpoint by its Hugging Face name; raises KeyError where it has none."""
@@ -80,18 +83,23 @@ def write_graphs(
     edit_layer: int,
     int8: bool,
     progress: Callable[[int], None] = lambda layers_done: None,
-) -> Mapping[str, StoredTensor]:
-    """Write ``lower.onnx``, ``upper.onnx`` and ``weights.bin`` into ``folder``.
+) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
+    """Write the pieces of both graphs and ``weights.bin`` into ``folder``.
 
     Returns:
-        The tensors that are read without a graph (see Manifest.tensors).
+        The tensors that are read without a graph (see Manifest.tensors) and the pieces (Manifest.graphs).
     """
     with WeightsFile(folder / "weights.bin") as file:
         builder = _Builder(architecture, weights, has, rotary, file, edit_layer, int8, progress)
         tensors = builder.embedding()
-        onnx.save(builder.lower(tensors), folder / "lower.onnx")
-        onnx.save(builder.upper(tensors), folder / "upper.onnx")
-    return tensors.public
+        pieces = {
+            **name_pieces("lower", split_model(*builder.lower(tensors))),
+            **name_pieces("upper", split_model(*builder.upper(tensors))),
+        }
+        store_large_constants(pieces.values(), file)
+    for name, piece in pieces.items():
+        onnx.save(piece, folder / f"{name}.onnx")
+    return tensors.public, {name: f"{name}.onnx" for name in pieces}
 
 
 @dataclass(slots=True)
@@ -112,16 +120,26 @@ class _Builder:
     progress: Callable[[int], None]
 
     def embedding(self) -> _Tensors:
-        """Store the embedding row by row: for the look-up on the phone and, where tied, for the output."""
-        linear = store_linear(
-            self.file, self.weights("model.embed_tokens.weight"), None, int8=self.int8, transposed=True
-        )
-        tensors = _Tensors({"embedding": linear.weight}, linear if self.architecture.tied else None)
-        if linear.scales is not None:
-            tensors.public["embedding_scales"] = self.file.add(linear.scales)
+        """Store the output projection where it is the embedding too, and else the embedding by rows."""
+        tensors = _Tensors({})
+        embedding = self.weights("model.embed_tokens.weight")
+        if self.architecture.tied:
+            self._store_output(tensors, embedding)
+        elif self.int8:
+            values, scales = quantise_rows(embedding)
+            tensors.public["embedding"] = self.file.add(values)
+            tensors.public["embedding_scales"] = self.file.add(scales)
+        else:
+            tensors.public["embedding"] = self.file.add(embedding)
         return tensors
 
-    def lower(self, tensors: _Tensors) -> onnx.ModelProto:
+    def _store_output(self, tensors: _Tensors, weight: NDArray[np.float32]) -> None:
+        tensors.output = store_linear(self.file, weight, None, int8=self.int8)
+        tensors.public["output"] = tensors.output.weight
+        if tensors.output.scales is not None:
+            tensors.public["output_scales"] = self.file.add(tensors.output.scales)
+
+    def lower(self, tensors: _Tensors) -> tuple[onnx.ModelProto, Sequence[str]]:
         a, graph = self.architecture, GraphWriter("lower")
         shape = graph.node("Shape", "embeddings")
         batch, length = (graph.node("Slice", shape, graph.integers(i), graph.integers(i + 1)) for i in (0, 1))
@@ -136,9 +154,8 @@ class _Builder:
         down = self.file.add(self.weights(f"model.layers.{self.edit_layer}.mlp.down_proj.weight").T)
         tensors.public["edited_down_proj"] = down
         overlap = graph.node("FusedMatMul", key, "edit_keys", domain=CONTRIB, transB=1)
-        value = graph.node(
-            "Add", graph.node("MatMul", key, graph.stored(down)), graph.node("MatMul", overlap, "edit_values")
-        )
+        product = graph.node("MatMul", key, graph.stored(down, packed=True))
+        value = graph.node("Add", product, graph.node("MatMul", overlap, "edit_values"))
         if a.post_norms:
             residual = graph.node("Concat", value, residual, axis=1)
         else:
@@ -151,7 +168,7 @@ class _Builder:
             out = graph.node("Concat", batch, length, graph.integers(width), axis=0)
             graph.rename(graph.node("Reshape", rows, out), name)
         self.progress(self.edit_layer + 1)
-        return graph.model(
+        model = graph.model(
             [
                 floats("embeddings", "B", "T", a.hidden),
                 floats("edit_keys", "R", a.intermediate),
@@ -163,8 +180,9 @@ class _Builder:
                 floats("value", "B", "T", a.hidden),
             ],
         )
+        return model, choose_cuts(graph.cuts)
 
-    def upper(self, tensors: _Tensors) -> onnx.ModelProto:
+    def upper(self, tensors: _Tensors) -> tuple[onnx.ModelProto, Sequence[str]]:
         a, graph = self.architecture, GraphWriter("upper")
         batch = graph.node("Slice", graph.node("Shape", "delta"), graph.integers(0), graph.integers(1))
         length = graph.node("Slice", graph.node("Shape", "residual"), graph.integers(1), graph.integers(2))
@@ -195,7 +213,7 @@ class _Builder:
         for index, present in enumerate(presents):
             graph.rename(present, f"present_{index}")
         heads = (a.key_value_heads, "S", a.head_dim)
-        return graph.model(
+        model = graph.model(
             [
                 floats("residual", "b_residual", "S", a.state_width),
                 floats("delta", "B", a.hidden),
@@ -212,6 +230,8 @@ class _Builder:
                 *(floats(f"present_{i}", "B", *heads) for i in range(len(presents))),
             ],
         )
+        *layers, read_out = graph.cuts
+        return model, [*choose_cuts(layers), read_out.value]
 
     def _read_out(
         self, graph: GraphWriter, tensors: _Tensors, residual: str, batch: str, length: str
@@ -225,16 +245,13 @@ class _Builder:
         rows = graph.node("Unsqueeze", graph.node("Expand", "rows", answers), graph.integers(2))
         states = graph.node("GatherND", states, rows, batch_dims=1)
         graph.rename(states, "final_residual")
-        states = graph.node("Reshape", states, graph.integers(-1, a.hidden))
+        graph.cut("final_residual")
+        states = graph.node("Reshape", "final_residual", graph.integers(-1, a.hidden))
         states = self.norm(graph, states, "model.norm.weight")
-        output = tensors.output
-        if output is None:
-            weight = self.weights("lm_head.weight")
-            output = store_linear(self.file, weight, None, int8=self.int8, transposed=True)
-            tensors.public["output"] = output.weight
-            if output.scales is not None:
-                tensors.public["output_scales"] = self.file.add(output.scales)
-        logits = graph.soft_capped(graph.linear(states, output), a.logit_softcap)
+        if tensors.output is None:
+            self._store_output(tensors, self.weights("lm_head.weight"))
+        assert tensors.output is not None
+        logits = graph.soft_capped(graph.linear(states, tensors.output), a.logit_softcap)
         shape = graph.node("Concat", batch, count, graph.integers(a.vocabulary), axis=0)
         logits = graph.node("Reshape", logits, shape)
         log_softmax = graph.node("LogSoftmax", logits, axis=-1)
@@ -256,7 +273,9 @@ class _Builder:
         key = self._mlp_key(graph, layer, residual)
         value = graph.linear(key, self.linear(f"model.layers.{layer}.mlp.down_proj"))
         self.progress(layer + 1)
-        return graph.node("Add", residual, self.post_norm(graph, value, layer, "feedforward"))
+        residual = graph.node("Add", residual, self.post_norm(graph, value, layer, "feedforward"))
+        graph.cut(residual)
+        return residual
 
     def _mlp_key(self, graph: GraphWriter, layer: int, residual: str) -> str:
         """Input of ``down_proj``: activation(gate)·up."""

@@ -81,27 +81,29 @@ class WeightsFile:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A stored weight of a linear layer; ``scales`` is set for int8; ``transposed``: it lies as [N, K]."""
+    """A stored weight [K, N] of a linear layer; ``scales`` [N] is set for int8."""
 
     weight: StoredTensor
     scales: NDArray[np.float32] | None
     bias: NDArray[np.float32] | None
-    transposed: bool
 
 
 def store_linear(
-    weights: WeightsFile,
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32] | None,
-    *,
-    int8: bool,
-    transposed: bool = False,
+    weights: WeightsFile, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, *, int8: bool
 ) -> Linear:
-    """Store ``weight`` [N, K] f32 as [K, N], or with ``transposed`` as [N, K] (an embedding)."""
+    """Store ``weight`` [N, K] f32 as [K, N]."""
     if not int8:
-        return Linear(weights.add(weight if transposed else weight.T), None, bias, transposed)
+        return Linear(weights.add(weight.T), None, bias)
     values, scales = quantise_rows(weight)
-    return Linear(weights.add(values if transposed else values.T), scales, bias, transposed)
+    return Linear(weights.add(values.T), scales, bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A f32 value at which a graph can be cut in two, and how many bytes of weights lie before it."""
+
+    value: str
+    stored_bytes: int
 
 
 @dataclass(slots=True)
@@ -111,6 +113,9 @@ class GraphWriter:
     name: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[TensorProto] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    _stored_bytes: int = 0
+    _weights: list[onnx.ValueInfoProto] = field(default_factory=list)
     _constants: dict[tuple[str, bytes, tuple[int, ...]], str] = field(default_factory=dict)
 
     def node(self, operator: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> str:
@@ -147,25 +152,28 @@ class GraphWriter:
         """A constant f32 scalar."""
         return self.constant(np.array(value, np.float32))
 
-    def stored(self, tensor: StoredTensor) -> str:
-        """A constant in the weights file."""
-        proto = TensorProto(
-            name=f"{tensor.file}@{tensor.offset}",
-            dims=tensor.shape,
-            data_type=helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)),
-            data_location=TensorProto.EXTERNAL,
-        )
-        length = int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
-        for key, value in (("location", tensor.file), ("offset", tensor.offset), ("length", length)):
-            proto.external_data.add(key=key, value=str(value))
+    def stored(self, tensor: StoredTensor, *, packed: bool = False) -> str:
+        """A weight in the weights file: an initializer that is an input too.
+
+        So ONNX Runtime makes no packed copy of it, and who runs the graph may say where it lies in memory.
+        Integer products give the same either way; sums of floats come in another order unless ``packed``.
+        """
+        proto = TensorProto()
+        value = mark_stored(proto, tensor)
         self.initializers.append(proto)
+        if not packed:
+            self._weights.append(value)
+        self._stored_bytes += _bytes(tensor)
         return proto.name
+
+    def cut(self, value: str) -> None:
+        """Allow to cut the graph after a f32 value, which must be all that later nodes need of earlier ones,
+        graph inputs and what is computed from these alone aside."""
+        self.cuts.append(Cut(value, self._stored_bytes))
 
     def linear(self, rows: str, linear: Linear) -> str:
         """x·Wᵀ + b for ``rows`` [M, K] f32 → [M, N] f32."""
-        weight = self.stored(linear.weight)
-        if linear.transposed:
-            weight = self.node("Transpose", weight, perm=[1, 0])
+        weight = self.stored(linear.weight, packed=linear.scales is None)
         if linear.scales is None:
             product = self.node("MatMul", rows, weight)
         else:
@@ -205,9 +213,30 @@ class GraphWriter:
 
     def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The finished model; weights stay in their file."""
+        inputs = [*inputs, *self._weights]
         graph = helper.make_graph(self.nodes, self.name, inputs, outputs, self.initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="mobifarm")
+
+
+def stored_name(tensor: StoredTensor) -> str:
+    """Name of a weight in a graph: the file and its place there, by which the phone finds it."""
+    return f"{tensor.file}@{tensor.offset}"
+
+
+def mark_stored(proto: TensorProto, tensor: StoredTensor) -> onnx.ValueInfoProto:
+    """Let an initializer refer to the weights file; returns what makes it an input too."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+    proto.name, proto.data_type, proto.data_location = stored_name(tensor), kind, TensorProto.EXTERNAL
+    proto.ClearField("dims")
+    proto.dims.extend(tensor.shape)
+    for key, value in (("location", tensor.file), ("offset", tensor.offset), ("length", _bytes(tensor))):
+        proto.external_data.add(key=key, value=str(value))
+    return helper.make_tensor_value_info(proto.name, kind, tensor.shape)
+
+
+def _bytes(tensor: StoredTensor) -> int:
+    return int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
 
 
 def floats(name: str, *shape: int | str) -> onnx.ValueInfoProto:

@@ -34,7 +34,7 @@ def test_a_whole_bundle_passes(tiny_bundle_path: Path) -> None:
     assert verify_bundle(tiny_bundle_path, digest) == sum(path.stat().st_size for path in files)
 
 
-@pytest.mark.parametrize("name", ["weights.bin", "lower.onnx", "upper.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["weights.bin", "lower_000.onnx", "upper_000.onnx", "tokenizer.json"])
 def test_one_flipped_bit_is_found(copy: Path, name: str) -> None:
     raw = bytearray((copy / name).read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -44,12 +44,12 @@ def test_one_flipped_bit_is_found(copy: Path, name: str) -> None:
 
 
 def test_a_missing_or_shortened_file_is_found(copy: Path) -> None:
-    whole = (copy / "upper.onnx").read_bytes()
-    (copy / "upper.onnx").write_bytes(whole[:-1])
-    with pytest.raises(BundleError, match=r"upper.onnx .* instead of"):
+    whole = (copy / "upper_000.onnx").read_bytes()
+    (copy / "upper_000.onnx").write_bytes(whole[:-1])
+    with pytest.raises(BundleError, match=r"upper_000.onnx .* instead of"):
         verify_bundle(copy)
-    (copy / "upper.onnx").unlink()
-    with pytest.raises(BundleError, match=r"upper.onnx .* cannot be read"):
+    (copy / "upper_000.onnx").unlink()
+    with pytest.raises(BundleError, match=r"upper_000.onnx .* cannot be read"):
         verify_bundle(copy)
 
 
@@ -64,7 +64,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 
 def test_unverified_damage_is_still_one_sentence(copy: Path) -> None:
-    (copy / "upper.onnx").write_bytes(b"no graph")
+    (copy / "upper_000.onnx").write_bytes(b"no graph")
     with pytest.raises(BundleError, match="cannot be loaded") as caught:
         Bundle.open(copy, verify=False)
     assert "\n" not in str(caught.value)
@@ -76,8 +76,8 @@ def test_unverified_damage_is_still_one_sentence(copy: Path) -> None:
         ({"schema_version": 99}, "schema version 99"),
         ({"architecture": {}}, "incomplete"),
         ({"edit_layer": 3}, "outside the model"),
-        ({"graphs": {"lower": "../lower.onnx", "upper": "upper.onnx"}}, "only files of the bundle's folder"),
-        ({"graphs": {"lower": "lower.onnx"}}, "lacks a needed entry"),
+        ({"graphs": {"lower_000": "../lower_000.onnx"}}, "only files of the bundle's folder"),
+        ({"graphs": {"lower_000": "lower_000.onnx", "upper_000": "upper_000.onnx"}}, "lacks a needed entry"),
         ({"files": {}}, "lacks a needed entry"),
     ],
 )

@@ -34,7 +34,7 @@ def test_other_inputs_or_a_lost_file_lead_to_a_new_build(tmp_path: Path, change:
     first = build_bundle(TinyRandom(), tmp_path)
     source = replace(TinyRandom(), seed=1) if change == "weights" else TinyRandom()
     if change == "file":
-        (first.path / "upper.onnx").unlink()
+        (first.path / "upper_000.onnx").unlink()
     second = build_bundle(source, tmp_path, edit_layer=2 if change == "layer" else None)
     assert second.built
     assert verify_bundle(second.path, second.bundle_hash) == second.size_bytes

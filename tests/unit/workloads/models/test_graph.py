@@ -15,12 +15,10 @@ WEIGHT = RANDOM.standard_normal((12, 40)).astype(np.float32)
 BIAS = RANDOM.standard_normal(12).astype(np.float32)
 
 
-def run_linear(
-    folder: Path, rows: NDArray[np.float32], *, int8: bool, transposed: bool
-) -> NDArray[np.float32]:
+def run_linear(folder: Path, rows: NDArray[np.float32], *, int8: bool) -> NDArray[np.float32]:
     graph = GraphWriter("linear")
     with WeightsFile(folder / "weights.bin") as file:
-        linear = store_linear(file, WEIGHT, BIAS, int8=int8, transposed=transposed)
+        linear = store_linear(file, WEIGHT, BIAS, int8=int8)
         graph.rename(graph.linear("x", linear), "y")
     onnx.save(graph.model([floats("x", "M", 40)], [floats("y", "M", 12)]), folder / "g.onnx")
     session = onnxruntime.InferenceSession(str(folder / "g.onnx"), providers=["CPUExecutionProvider"])
@@ -28,11 +26,10 @@ def run_linear(
     return result
 
 
-@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-6), (True, 0.01)])
-def test_linear(tmp_path: Path, int8: bool, tolerance: float, transposed: bool) -> None:
+def test_linear(tmp_path: Path, int8: bool, tolerance: float) -> None:
     rows = RANDOM.standard_normal((5, 40)).astype(np.float32)
-    found = run_linear(tmp_path, rows, int8=int8, transposed=transposed)
+    found = run_linear(tmp_path, rows, int8=int8)
     wanted = rows @ WEIGHT.T + BIAS
     assert np.linalg.norm(found - wanted) < tolerance * np.linalg.norm(wanted)
 
@@ -40,7 +37,7 @@ def test_linear(tmp_path: Path, int8: bool, tolerance: float, transposed: bool) 
 def test_activations_keep_14_bits(tmp_path: Path) -> None:
     """Against the int8 weights themselves, what is left is the rounding of the activations."""
     rows = RANDOM.standard_normal((5, 40)).astype(np.float32)
-    found = run_linear(tmp_path, rows, int8=True, transposed=False)
+    found = run_linear(tmp_path, rows, int8=True)
     scales = np.abs(WEIGHT).max(axis=1) / 127
     stored = np.rint(WEIGHT / scales[:, None]) * scales[:, None]
     wanted = rows @ stored.T + BIAS
@@ -50,9 +47,9 @@ def test_activations_keep_14_bits(tmp_path: Path) -> None:
 def test_row_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     """An outlier in one row leaves the others bit-equal: scales are per row and sums are exact."""
     rows = RANDOM.standard_normal((9, 40)).astype(np.float32)
-    alone = run_linear(tmp_path, rows[:1], int8=True, transposed=False)
+    alone = run_linear(tmp_path, rows[:1], int8=True)
     rows[1:] *= 1000
-    together = run_linear(tmp_path, rows, int8=True, transposed=False)
+    together = run_linear(tmp_path, rows, int8=True)
     assert (together[0] == alone[0]).all()
 
 
@@ -72,7 +69,7 @@ def test_products_fit_the_saturating_kernel(tmp_path: Path) -> None:
 
 
 def test_zero_rows_give_the_bias(tmp_path: Path) -> None:
-    found = run_linear(tmp_path, np.zeros((2, 40), np.float32), int8=True, transposed=False)
+    found = run_linear(tmp_path, np.zeros((2, 40), np.float32), int8=True)
     assert (found == BIAS).all()
 
 
