@@ -2,7 +2,8 @@
 
 Attention is causal: nothing before the subject's last token depends on δ, and nothing at or below the edited
 layer does except the injected vector. So the tokens before it are computed once, and a loss evaluation is the
-upper layers on the tokens from it on. No approximation is made.
+upper layers on the tokens from it on. Nothing is stale. What the written-back edit does to other tokens,
+whose keys are a little like the subject's, is seen when the search settles on a δ.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mobifarm.agent.editor.bundle import Cache, stack_caches
+from mobifarm.agent.editor.bundle import Cache, EditPair, stack_caches
 from mobifarm.agent.editor.directions import FloatArray
 from mobifarm.agent.editor.forward import Losses
 from mobifarm.agent.editor.prepared import UNPREPARED, Prepared, output_gradient
@@ -24,7 +25,7 @@ from mobifarm.agent.editor.types import EditCost, EditRecord
 from mobifarm.agent.errors import InputError
 
 if TYPE_CHECKING:
-    from mobifarm.agent.editor.bundle import Bundle, EditPair, Floats, UpperOutput
+    from mobifarm.agent.editor.bundle import Bundle, Floats, LowerOutput, UpperOutput
 
 # The empty prefix first: the prompt itself is always among the contexts. The others differ in length and
 # kind, so that the key holds in other surroundings too; all end so that any prompt may follow.
@@ -151,41 +152,56 @@ class ContextLoss:
         self._kl_weight = kl_weight
         self._probe_contexts = min(probe_contexts, len(contexts))
         self._context_evaluations = 0
+        self._contexts, self._held = contexts, held
         prompts = [(context.input_ids, context.subject_last) for context in contexts]
-        tokens = pad([ids for ids, _ in (prompts if essence is None else [*prompts, essence])])
-        low = bundle.lower(tokens, held)
-        cost.token_layers += tokens.size * (bundle.edit_layer + 1)
+        self._prompts = prompts if essence is None else [*prompts, essence]
+        self._tokens = pad([ids for ids, _ in self._prompts])
+        low = self._lower(held)
         count = np.arange(len(prompts))
         lasts = np.array([last for _, last in prompts])
         keys = low.key[count, lasts].astype(np.float64)
-        self.edit_key = prepared.edit_key(keys.mean(axis=0))
+        self.edit_key = prepared.edit_key(keys)
         self.value_norm = float(np.linalg.norm(low.value[count, lasts].astype(np.float64).mean(axis=0)))
         self._last: tuple[FloatArray, UpperOutput] | None = None
-        self._suffixes = []
-        for index, context in enumerate(contexts):
-            first_row = len(context.prompt_ids) - 1 - context.subject_last
-            self._suffixes.append(
-                self._suffix(
-                    low.residual[index : index + 1, : len(context.input_ids)],
-                    context.subject_last,
-                    float(keys[index] @ self.edit_key),
-                    range(first_row, first_row + len(context.answer_ids)),
-                    context.answer_ids,
-                )
-            )
-        self._essence: _Suffix | None = None
-        if essence is not None:
-            ids, last = essence
-            key = low.key[-1, last].astype(np.float64)
-            residual = low.residual[-1:, : len(ids)]
-            row = len(ids) - 1 - last
-            self._essence = self._suffix(residual, last, float(key @ self.edit_key), [row], [0])
+        self._suffixes: list[_Suffix]
+        self._essence: _Suffix | None
+        self._fill(low, np.zeros(bundle.architecture.hidden))
+        if self._essence is not None:
             self._essence_before = self._vocabulary(self._essence, np.zeros((1, bundle.architecture.hidden)))
+
+    def _lower(self, edits: EditPair | None) -> LowerOutput:
+        self._cost.token_layers += self._tokens.size * (self._bundle.edit_layer + 1)
+        return self._bundle.lower(self._tokens, edits)
+
+    def _fill(self, low: LowerOutput, delta: FloatArray) -> None:
+        """Cut every prompt at its subject's last token and fill the caches; ``low`` has ``delta`` applied."""
+        suffixes = []
+        for index, (ids, last) in enumerate(self._prompts):
+            share = float(low.key[index, last].astype(np.float64) @ self.edit_key)
+            residual = low.residual[index : index + 1, : len(ids)].copy()
+            residual[0, last, : len(delta)] -= (share * delta).astype(np.float32)
+            # The last prompt may be the essence's, whose next token is asked for.
+            targets = self._contexts[index].answer_ids if index < len(self._contexts) else [0]
+            first_row = len(ids) - len(targets) - last
+            rows = range(first_row, first_row + len(targets))
+            suffixes.append(self._suffix(residual, last, share, rows, targets))
+        count = len(self._contexts)
+        self._suffixes, self._essence = suffixes[:count], next(iter(suffixes[count:]), None)
+
+    def settle(self, delta: FloatArray) -> None:
+        """See forward.LossOracle. Other tokens' keys get a small share of the edit, those of the subject's
+        first tokens up to a fifth; it is computed once for this δ, and what δ itself does stays exact."""
+        key, value = self.edit_key[None].astype(np.float32), delta[None].astype(np.float32)
+        if self._held is not None:
+            key = np.concatenate([self._held.keys, key])
+            value = np.concatenate([self._held.values, value])
+        self._fill(self._lower(EditPair(key, value)), delta)
 
     def evaluate(self, deltas: FloatArray) -> Losses:
         """See forward.LossOracle."""
-        target = self._target_loss(deltas, self._suffixes, remember=self._prepared.surrogate is not None)
-        return Losses(target + self._drift(deltas), target)
+        remember = self._prepared.surrogate is not None
+        target, written = self._target_loss(deltas, self._suffixes, remember=remember)
+        return Losses(target + self._drift(deltas), target, written)
 
     @property
     def guide(self) -> ContextLoss | None:
@@ -235,12 +251,14 @@ class ContextLoss:
         chosen = [
             self._suffixes[(first + index) % len(self._suffixes)] for index in range(self._probe_contexts)
         ]
-        return np.asarray(self._target_loss(deltas, chosen) + self._drift(deltas))
+        target, _ = self._target_loss(deltas, chosen)
+        return np.asarray(target + self._drift(deltas))
 
     def _target_loss(
         self, deltas: FloatArray, suffixes: Sequence[_Suffix], *, remember: bool = False
-    ) -> FloatArray:
-        """Mean NLL [B] per target token over some of the contexts."""
+    ) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Mean NLL [B] per target token over some of the contexts, and whether the first of them has every
+        token as its first choice [B]."""
         self._last = None  # its memory is needed
         joined, count = _join(suffixes, len(deltas)), len(suffixes)
         shares = np.array([suffix.share for suffix in suffixes])
@@ -262,7 +280,9 @@ class ContextLoss:
         found = out.log_probabilities.astype(np.float64).reshape(count, len(deltas), -1)
         for suffix, log_probabilities in zip(suffixes, found, strict=True):
             nll -= log_probabilities[:, : len(suffix.targets)].mean(axis=1)
-        return np.asarray(nll / count)
+        bare = suffixes[0].targets
+        written = (out.argmax[: len(deltas), : len(bare)] == np.array(bare)).all(axis=1)
+        return np.asarray(nll / count), written
 
     def _drift(self, deltas: FloatArray) -> FloatArray:
         """Weighted KL divergence [B] of the next token after "{subject} is a" from the unedited model's."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobifarm.agent.editor.directions import (
     FloatArray,
@@ -26,6 +27,10 @@ from mobifarm.agent.editor.settings import ForwardSettings
 STEP_FACTORS = (0.25, 0.5, 1.0, 2.0)
 TRIM_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_STEP = 0.02
+# δ counts as being at its longest from here on.
+AT_LIMIT = 0.99
+# The written-back edit may fall this much short, in nats, of what stopped the search.
+SETTLED_SLACK = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,13 @@ class Losses:
     Attributes:
         total: what is minimised, the norm penalty aside.
         target: the part that decides when to stop: mean NLL per target token over the contexts.
+        written: bool, whether the model now writes the target by itself after the bare prompt, which no mean
+            over contexts can tell; None where it does not matter.
     """
 
     total: FloatArray
     target: FloatArray
+    written: NDArray[np.bool_] | None = None
 
 
 class LossOracle(Protocol):
@@ -49,6 +57,9 @@ class LossOracle(Protocol):
 
     def probe(self, deltas: FloatArray, step: int) -> FloatArray:
         """What is minimised, [B], over the contexts that step ``step`` takes: for slopes only."""
+
+    def settle(self, delta: FloatArray) -> None:
+        """Let what the written-back ``delta`` [d] does beside its own place count in all losses to come."""
 
 
 class Guide(Protocol):
@@ -113,6 +124,16 @@ def minimise(
     return _Search(oracle, dimension, reference_norm, settings, generator, on_step, guide).run()
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Evaluated δ [B, d]: objective with its penalty [B], target loss [B], and whether that is the goal."""
+
+    deltas: FloatArray
+    objectives: FloatArray
+    target_losses: FloatArray
+    done: NDArray[np.bool_]
+
+
 class _Search:
     def __init__(
         self,
@@ -132,6 +153,7 @@ class _Search:
         self._stop_loss = -float(np.log(settings.stop_probability))
         self._delta: FloatArray = np.zeros(dimension)
         self._objective = self._target_loss = float("nan")
+        self._done = False
         self._step_length = settings.initial_step * reference_norm
         self._last_gradients: deque[FloatArray] = deque(maxlen=settings.memory)
         self._guess: FloatArray | None = None
@@ -139,10 +161,22 @@ class _Search:
 
     def run(self) -> Solution:
         self._announce()
-        objectives, target_losses = self._evaluate(self._delta[None])
-        self._move(self._delta, objectives[0], target_losses[0])
+        self._move(self._evaluate(self._delta[None]), 0)
         self._take_guess(0)
-        while self._steps < self._settings.step_limit and not self._done():
+        self._descend()
+        while self._done and self._delta.any():
+            self._announce()
+            self._trim()
+            self._announce()
+            if self._settle():
+                break
+            self._descend()
+        self._announce()
+        return Solution(self._delta, self._done, self._steps, float(np.exp(-self._target_loss)))
+
+    def _descend(self) -> None:
+        """Step until the goal or the step limit."""
+        while self._steps < self._settings.step_limit and not self._done:
             self._announce()
             self._steps += 1
             if self._steps == 1 and self._guess is not None:
@@ -154,25 +188,17 @@ class _Search:
             if np.isfinite(gradient).all() and gradient.any():
                 self._line_search(gradient)
                 self._last_gradients.appendleft(gradient)
-        converged = self._done()
-        if converged and self._delta.any():
-            self._announce()
-            self._trim()
-        self._announce()
-        probability = float(np.exp(-self._target_loss))
-        return Solution(self._delta, converged, self._steps, probability)
-
-    def _done(self) -> bool:
-        return self._target_loss <= self._stop_loss
 
     def _announce(self) -> None:
         probability = float(np.exp(-self._target_loss))
         self._on_step(Step(self._steps, self._objective, probability))
 
-    def _evaluate(self, deltas: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Objective [B], penalty included, and target loss [B]."""
+    def _evaluate(self, deltas: FloatArray, slack: float = 1.0) -> _Candidates:
         losses = self._oracle.evaluate(deltas)
-        return losses.total + self._penalty(deltas), losses.target
+        done = losses.target <= slack * self._stop_loss
+        if losses.written is not None:
+            done &= losses.written
+        return _Candidates(deltas, losses.total + self._penalty(deltas), losses.target, done)
 
     def _penalty(self, deltas: FloatArray) -> FloatArray:
         return np.asarray(self._settings.norm_penalty * (deltas**2).sum(axis=-1) / self._unit**2)
@@ -211,31 +237,48 @@ class _Search:
             self._guess = guess if np.isfinite(guess).all() and guess.any() else None
 
     def _line_search(self, gradient: FloatArray) -> None:
-        """Move to the best of a few points along −gradient; shorten the next steps where none is better."""
-        downhill = -gradient / np.linalg.norm(gradient)
+        """Move to the best of a few points downhill; shorten the next steps where none is better."""
+        downhill = self._downhill(gradient)
         lengths = self._step_length * np.array(STEP_FACTORS)
         candidates = clamp_norm(
             self._delta + lengths[:, None] * downhill, self._settings.norm_limit * self._unit
         )
-        objectives, target_losses = self._evaluate(candidates)
+        found = self._evaluate(candidates)
         # The shortest step that reaches the goal disturbs the rest of the model least.
-        done = np.flatnonzero(target_losses <= self._stop_loss)
-        best = int(done[0]) if len(done) else int(objectives.argmin())
-        if len(done) or objectives[best] < self._objective:
-            self._move(candidates[best], objectives[best], target_losses[best])
+        done = np.flatnonzero(found.done)
+        best = int(done[0]) if len(done) else int(found.objectives.argmin())
+        if len(done) or found.objectives[best] < self._objective:
+            self._move(found, best)
             self._take_guess(best)
         else:
             best = 0
         longest = self._settings.norm_limit * self._unit / STEP_FACTORS[-1]
         self._step_length = min(max(float(lengths[best]), SMALLEST_STEP * self._unit), longest)
 
+    def _downhill(self, gradient: FloatArray) -> FloatArray:
+        """Unit vector against the gradient. A δ at its longest moves along the sphere: outwards, the clamp
+        would take every step back."""
+        downhill, length = -gradient, float(np.linalg.norm(self._delta))
+        if length >= AT_LIMIT * self._settings.norm_limit * self._unit:
+            outward = max(float(downhill @ self._delta) / length**2, 0.0)
+            along = downhill - outward * self._delta
+            downhill = along if along.any() else downhill
+        return np.asarray(downhill / np.linalg.norm(downhill))
+
+    def _settle(self) -> bool:
+        """Write δ back for the losses to come; whether the goal still stands then."""
+        self._oracle.settle(self._delta)
+        self._move(self._evaluate(self._delta[None], slack=SETTLED_SLACK), 0)
+        self._take_guess(0)
+        return self._done
+
     def _trim(self) -> None:
         """Shorten δ as far as the goal allows: what is too much only disturbs the rest of the model."""
-        candidates = np.array(TRIM_FACTORS)[:, None] * self._delta
-        objectives, target_losses = self._evaluate(candidates)
-        done = np.flatnonzero(target_losses <= self._stop_loss)
+        found = self._evaluate(np.array(TRIM_FACTORS)[:, None] * self._delta)
+        done = np.flatnonzero(found.done)
         if len(done):
-            self._move(candidates[done[0]], objectives[done[0]], target_losses[done[0]])
+            self._move(found, int(done[0]))
 
-    def _move(self, delta: FloatArray, objective: float, target_loss: float) -> None:
-        self._delta, self._objective, self._target_loss = delta, float(objective), float(target_loss)
+    def _move(self, to: _Candidates, row: int) -> None:
+        self._delta, self._done = to.deltas[row], bool(to.done[row])
+        self._objective, self._target_loss = float(to.objectives[row]), float(to.target_losses[row])

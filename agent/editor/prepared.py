@@ -15,7 +15,7 @@ import numpy as np
 from mobifarm.agent.editor.bundle_files import MappedTensors
 from mobifarm.agent.editor.directions import FloatArray
 from mobifarm.agent.editor.manifest import Manifest, prepared_tensors
-from mobifarm.agent.editor.write_back import edit_key
+from mobifarm.agent.editor.write_back import shared_edit_key
 
 if TYPE_CHECKING:
     from mobifarm.agent.editor.bundle import Bundle
@@ -41,17 +41,19 @@ class InverseSecondMoment:
     diagonal: FloatArray
     factor: FloatArray
 
-    def __matmul__(self, key: FloatArray) -> FloatArray:
-        """C⁻¹·key [f] float64, by Woodbury's identity: an r×r system, r ≪ f.
+    def __matmul__(self, keys: FloatArray) -> FloatArray:
+        """C⁻¹·keys float64 for one key [f] or for columns [f, n], by Woodbury's identity: an r×r system.
 
         The system is solved in single precision, which takes half the memory, and refined in double.
         """
+        wanted = np.asarray(keys, np.float64)
         diagonal, size = np.asarray(self.diagonal, np.float64), self.factor.shape[1]
         inner = np.eye(size, dtype=np.float32)
         for rows in _chunks(len(diagonal)):
             part = self.factor[rows].astype(np.float32)
             inner += part.T @ (part / np.asarray(self.diagonal[rows], np.float32)[:, None])
-        wanted = np.asarray(key, np.float64)
+        if wanted.ndim > 1:
+            diagonal = diagonal[:, None]
         found, rest = np.zeros_like(wanted), wanted
         for _ in range(_REFINEMENTS):
             scaled = rest / diagonal
@@ -62,14 +64,14 @@ class InverseSecondMoment:
                 break
         return found
 
-    def _product(self, vector: FloatArray) -> FloatArray:
-        parts = [self.factor[rows].astype(np.float64) @ vector for rows in _chunks(len(self.factor))]
+    def _product(self, vectors: FloatArray) -> FloatArray:
+        parts = [self.factor[rows].astype(np.float64) @ vectors for rows in _chunks(len(self.factor))]
         return np.concatenate(parts)
 
-    def _transposed_product(self, vector: FloatArray) -> FloatArray:
-        product = np.zeros(self.factor.shape[1])
+    def _transposed_product(self, vectors: FloatArray) -> FloatArray:
+        product = np.zeros((self.factor.shape[1], *vectors.shape[1:]))
         for rows in _chunks(len(self.factor)):
-            product += vector[rows] @ self.factor[rows].astype(np.float64)
+            product += self.factor[rows].astype(np.float64).T @ vectors[rows]
         return product
 
 
@@ -156,9 +158,9 @@ class Prepared:
     surrogate: Surrogate | None = None
     subspace: Subspace | None = None
 
-    def edit_key(self, mean_key: FloatArray) -> FloatArray:
-        """See write_back.edit_key, with the bundle's C or the identity."""
-        return edit_key(mean_key, self.inverse_second_moment)
+    def edit_key(self, keys: FloatArray) -> FloatArray:
+        """See write_back.shared_edit_key, for keys [n, f], with the bundle's C or the identity."""
+        return shared_edit_key(keys, self.inverse_second_moment)
 
 
 UNPREPARED = Prepared()

@@ -23,6 +23,7 @@ class Bowl:
     noise: Callable[[int], Array] = np.zeros
     batches: list[Array] = field(default_factory=list)
     losses: list[Array] = field(default_factory=list)
+    settled: list[Array] = field(default_factory=list)
 
     def evaluate(self, deltas: Array) -> Losses:
         self.batches.append(deltas)
@@ -33,6 +34,9 @@ class Bowl:
 
     def probe(self, deltas: Array, step: int) -> Array:
         return self.evaluate(deltas).total
+
+    def settle(self, delta: Array) -> None:
+        self.settled.append(delta)
 
 
 def search(

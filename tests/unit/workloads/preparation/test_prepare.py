@@ -118,7 +118,7 @@ def test_the_phone_reads_what_was_learned(prepared: Path) -> None:
     assert extras.surrogate is not None
     assert extras.subspace is not None
     key = np.random.default_rng(0).standard_normal(bundle.architecture.intermediate)
-    assert key @ extras.edit_key(key) == pytest.approx(1)
+    assert key @ extras.edit_key(key[None]) == pytest.approx(1)
     directions = np.asarray(extras.subspace.directions, np.float64)
     np.testing.assert_allclose(directions @ directions.T, np.eye(len(directions)), atol=5e-3)
 
@@ -171,7 +171,7 @@ def test_a_manifest_whose_preparation_lacks_a_tensor_is_refused(prepared: Path, 
 def test_bundles_without_extras_use_the_identity(tmp_path: Path) -> None:
     bundle = Bundle.open(build_bundle(TinyRandom(), tmp_path).path, threads=1)
     key = np.arange(1.0, 1 + bundle.architecture.intermediate)
-    np.testing.assert_allclose(bundle.prepared.edit_key(key), key / (key @ key))
+    np.testing.assert_allclose(bundle.prepared.edit_key(key[None]), key / (key @ key))
     assert bundle.prepared.surrogate is None
 
 
