@@ -51,14 +51,30 @@ class LaunchSettings:
 def plan_phones(settings: LaunchSettings) -> list[PhoneSettings]:
     """Names, serials and ports of the phones to run. Raises UnknownProfileError."""
     profiles = list(settings.profiles) or ["pixel-8", *(n for n in profile_names() if n != "pixel-8")]
+    shares = share_processors(sorted(os.sched_getaffinity(0)), settings.count)
     planned: list[PhoneSettings] = []
     for index in range(settings.count):
         profile = load_profile(profiles[index % len(profiles)])
         same = sum(phone.profile.name == profile.name for phone in planned)
         name = profile.name if same == 0 else f"{profile.name}-{same + 1}"
         port = settings.port + index if settings.port else 0
-        planned.append(PhoneSettings(name, serial_of(name), profile, port, settings.authorisation))
+        planned.append(
+            PhoneSettings(name, serial_of(name), profile, port, settings.authorisation, shares[index])
+        )
     return planned
+
+
+def share_processors(available: Sequence[int], phones: int) -> list[frozenset[int]]:
+    """A share of the computer's processors for each phone. Pure.
+
+    Phones that all used every processor would wait for each other's threads. Shares are of equal size, at
+    least one processor, and overlap only where there are more phones than processors.
+    """
+    size = max(1, len(available) // phones)
+    return [
+        frozenset(available[(phone * size + place) % len(available)] for place in range(size))
+        for phone in range(phones)
+    ]
 
 
 def choose_machine(home: Path, unsandboxed: bool) -> Machine:
@@ -113,7 +129,13 @@ async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord
             folders.home.mkdir(exist_ok=True, mode=0o700)
             stack.enter_context(_locked(folders.home / "lock", planned.name))
             folders.create(planned.profile.phone_properties(planned.serial))
-            sensors = SensorBoard(planned.profile, folders.sys, folders.services, _now_s())
+            sensors = SensorBoard(
+                planned.profile,
+                folders.sys,
+                folders.services,
+                _now_s(),
+                machine_cores=len(planned.processors),
+            )
             phone = Phone(planned, folders, machine, sensors)
             phones.append(phone)
             stack.push_async_callback(phone.power_off)

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from mobifarm.simulator.adbd import cable
@@ -41,13 +42,15 @@ class PhoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PhoneSettings:
-    """``port`` 0 takes a free one; it then stays the phone's port for its whole life."""
+    """``port`` 0 takes a free one; it then stays the phone's port for its whole life. ``processors`` of the
+    computer are all that the phone's processes may use."""
 
     name: str
     serial: str
     profile: Profile
-    port: int = 0
-    authorisation: Authorisation = "accept"
+    port: int
+    authorisation: Authorisation
+    processors: frozenset[int]
 
 
 class Phone:
@@ -193,6 +196,8 @@ class Phone:
                     env=self.machine.environment,
                     pass_fds=(theirs.fileno(), information_theirs),
                     start_new_session=True,
+                    # Inherited by all that runs on the phone, the agent among it.
+                    preexec_fn=partial(os.sched_setaffinity, 0, self.settings.processors),
                 )
         except BaseException:
             os.close(information)

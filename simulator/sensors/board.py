@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mobifarm.simulator.profile import Profile
@@ -16,11 +15,16 @@ _FIRST_STEP_S = 1e-3
 
 
 class SensorBoard:
-    """Keeps a phone's sensor files. Times are of CLOCK_BOOTTIME, in seconds, and given by the caller."""
+    """Keeps a phone's sensor files. Times are of CLOCK_BOOTTIME, in seconds, and given by the caller.
 
-    def __init__(self, profile: Profile, sys: Path, services: Path, now_s: float) -> None:
+    ``machine_cores``: processors of the computer that the phone may use.
+    """
+
+    def __init__(
+        self, profile: Profile, sys: Path, services: Path, now_s: float, *, machine_cores: int
+    ) -> None:
         self._profile = profile
-        self._machine_cores = os.cpu_count() or 1
+        self._machine_cores = machine_cores
         self._nodes = FileTree(sys, profile.unreadable)
         self._services = FileTree(services)
         self._cpu_s = 0.0

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mobifarm.simulator.control import PhoneRecord
-from mobifarm.simulator.launcher import LaunchSettings, plan_phones, running_phones
+from mobifarm.simulator.launcher import LaunchSettings, plan_phones, running_phones, share_processors
 from mobifarm.simulator.profile import UnknownProfileError
 
 
@@ -21,6 +24,20 @@ def test_kinds_are_used_in_turn_and_names_are_unique(tmp_path: Path) -> None:
     ]
     assert [phone.port for phone in planned] == [6000, 6001, 6002, 6003, 6004]
     assert len({phone.serial for phone in planned}) == 5
+
+
+@given(machine=st.integers(1, 64), phones=st.integers(1, 64))
+def test_processors_are_shared_evenly(machine: int, phones: int) -> None:
+    shares = share_processors(range(100, 100 + machine), phones)
+    assert len(shares) == phones
+    assert {len(share) for share in shares} == {max(1, machine // phones)}
+    uses = Counter(processor for share in shares for processor in share)
+    assert set(uses) <= set(range(100, 100 + machine))
+    if phones <= machine:
+        assert set(uses.values()) == {1}
+    else:
+        assert max(uses.values()) - min(uses.values()) <= 1
+        assert len(uses) == machine
 
 
 def test_named_kinds_and_free_ports(tmp_path: Path) -> None:
