@@ -127,6 +127,11 @@ def _arguments() -> argparse.Namespace:
         help="methods that run at the same time; above 1 seconds mean little",
     )
     parser.add_argument("--output", type=Path, help="also write everything as JSON to this file")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take methods that stand in --output, on these records, from there",
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     try:
@@ -135,6 +140,8 @@ def _arguments() -> argparse.Namespace:
         parser.error(str(error))
     if min(arguments.records, arguments.threads, arguments.at_once) < 1:
         parser.error("--records, --threads and --at-once must be at least 1")
+    if arguments.resume and not arguments.output:
+        parser.error("--resume needs --output: name the file of the run to go on with")
     return arguments
 
 
@@ -279,7 +286,7 @@ class Run:
 def _compare(arguments: argparse.Namespace) -> None:
     _bundle_folder(arguments)
     count = len(_records(arguments))
-    found: dict[str, Run] = {}
+    found = _done_before(arguments) if arguments.resume else {}
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         Progress(*columns, console=Console(stderr=True)) as progress,
@@ -287,6 +294,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     ):
         waiting = {}
         for method, limit in arguments.limits.items():
+            if method in found:
+                continue
             task = progress.add_task(method, total=2 * (min(limit, count) if limit else count))
             waiting[pool.submit(_run_worker, method, partial(progress.advance, task))] = method
         for done in as_completed(waiting):
@@ -296,10 +305,29 @@ def _compare(arguments: argparse.Namespace) -> None:
                 # After every method, so that a long run that is cut short leaves what it has.
                 text = json.dumps(_document(runs, arguments), indent=1, allow_nan=False)
                 arguments.output.write_text(text + "\n")
-    table = _table(runs, count, arguments)
-    Console(width=_LABEL_WIDTH + _CELL_WIDTH * len(runs)).print(table)
+    table = _table({method: found[method] for method in arguments.limits}, count, arguments)
+    Console(width=_LABEL_WIDTH + _CELL_WIDTH * len(found)).print(table)
     if arguments.output:
         print(f"written to {arguments.output}")
+
+
+def _done_before(arguments: argparse.Namespace) -> dict[str, Run]:
+    """The methods that an interrupted run has finished, on the same records under the same settings."""
+    if not arguments.output.is_file():
+        return {}
+    document = json.loads(arguments.output.read_text())
+    records = [record.record_id for record in _records(arguments)]
+    found = {}
+    for method, limit in arguments.limits.items():
+        stored = document["methods"].get(method)
+        if not stored:
+            continue
+        theirs = [text for text in document["settings"] if text.startswith(f"{method}.")]
+        ours = [text for text in arguments.set if text.startswith(f"{method}.")]
+        edits = [MeasuredEdit(**edit) for edit in stored["edits"]]
+        if theirs == ours and [edit.record_id for edit in edits] == records[:limit]:
+            found[method] = Run(edits, stored["peak_rss_bytes"])
+    return found
 
 
 def _run_worker(method: str, tick: Callable[[], None]) -> Run:

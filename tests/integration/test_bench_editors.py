@@ -38,11 +38,12 @@ def test_methods_are_compared_in_one_run(tiny_bundle_path: Path, tmp_path: Path)
     data, text, output = tmp_path / "facts.json", tmp_path / "text.txt", tmp_path / "out.json"
     data.write_text(json.dumps({"format": "mobifarm-edit-records", "version": 1, "records": RECORDS}))
     text.write_text("Ordinary words in an ordinary order. " * 30)
-    outcome = run(
+    given = (
         *("--model", "tiny-random", "--bundle", str(tiny_bundle_path), "--data", str(data)),
-        *("--methods", ",".join(METHODS), "--set", "forward.step_limit=2", "--text", str(text)),
-        *("--set", "forward+long.step_limit=5", "--at-once", "2", "--records", "2", "--output", str(output)),
+        *("--set", "forward.step_limit=2", "--set", "forward+long.step_limit=5", "--text", str(text)),
+        *("--at-once", "2", "--records", "2", "--output", str(output)),
     )
+    outcome = run(*given, "--methods", ",".join(METHODS))
     assert outcome.returncode == 0, outcome.stderr
     assert "peak RSS" in outcome.stdout
     methods = json.loads(output.read_text())["methods"]
@@ -59,6 +60,12 @@ def test_methods_are_compared_in_one_run(tiny_bundle_path: Path, tmp_path: Path)
         assert all(count == 0 for count in evaluations) == (name == "unedited")
     short, long = (methods[name]["edits"][0]["cost"] for name in ("forward", "forward+long"))
     assert long["loss_evaluations"] > short["loss_evaluations"]
+    again = run(*given, "--methods", "forward,forward+long:2,unedited", "--resume")
+    assert again.returncode == 0, again.stderr
+    # What is there on the same records is kept, to the second; the rest is run.
+    resumed = json.loads(output.read_text())["methods"]
+    assert [resumed[name] == methods[name] for name in ("forward", "forward+long")] == [True, False]
+    assert len(resumed["forward+long"]["edits"]) == 2
     assert methods["unedited"]["estimates"]["neighbourhood_unchanged"]["value"] == 1
 
 
