@@ -25,7 +25,10 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "GRPC_VERBOSITY": "ERROR",
 }
+START_ATTEMPTS = 3
 OBJECT_STORE_BYTES = 80_000_000  # about Ray's minimum; messages between controller and hosts are small
+
+logger = logging.getLogger(__name__)
 
 
 class LocalCluster:
@@ -41,28 +44,22 @@ class LocalCluster:
         Raises:
             HostError: Ray cannot be started.
         """
-        # Ray's unix sockets lie deep below this folder and their paths must stay under 107 bytes.
-        scratch = Path(tempfile.mkdtemp(prefix="mobifarm-ray-"))
         os.environ.update(RAY_ENVIRONMENT)
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_file)
-        import ray
-
-        try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                num_cpus=1,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-                _temp_dir=str(scratch),
-                _system_config={"enable_worker_prestart": False, "prestart_worker_first_driver": False},
-            )
-        except Exception as error:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise HostError(f"Ray could not be started on this machine: {error}") from error
-        return cls(scratch)
+        for attempt in range(1, START_ATTEMPTS + 1):
+            # Ray's unix sockets lie deep below this folder and their paths must stay under 107 bytes.
+            scratch = Path(tempfile.mkdtemp(prefix="mobifarm-ray-"))
+            try:
+                _init(scratch)
+            except Exception as error:
+                shutil.rmtree(scratch, ignore_errors=True)
+                # Ray gives its own processes 30 s, which a very busy computer may exceed.
+                if "timed out" not in str(error) or attempt == START_ATTEMPTS:
+                    raise HostError(f"Ray could not be started on this machine: {error}") from error
+                logger.warning("Ray did not start in time, trying again (%s)", error)
+            else:
+                return cls(scratch)
+        raise AssertionError("the last attempt returns or raises")
 
     def host_actor(self, name: str, *arguments: Any) -> Any:
         """The host actor ``name``, made if it is not there; Ray starts it again when its process dies."""
@@ -90,3 +87,23 @@ class LocalCluster:
 
         ray.shutdown()
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _init(scratch: Path) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=1,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            _temp_dir=str(scratch),
+            _system_config={"enable_worker_prestart": False, "prestart_worker_first_driver": False},
+        )
+    except BaseException:
+        ray.shutdown()
+        raise
