@@ -27,6 +27,8 @@ from mobifarm.agent.editor.settings import ForwardSettings
 STEP_FACTORS = (0.25, 0.5, 1.0, 2.0)
 TRIM_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_STEP = 0.02
+# Whoever stops at a smaller probability does not ask for a first choice.
+WRITTEN_FROM = 0.5
 # δ counts as being at its longest from here on.
 AT_LIMIT = 0.99
 # The written-back edit may fall this much short, in nats, of what stopped the search.
@@ -196,7 +198,7 @@ class _Search:
     def _evaluate(self, deltas: FloatArray, slack: float = 1.0) -> _Candidates:
         losses = self._oracle.evaluate(deltas)
         done = losses.target <= slack * self._stop_loss
-        if losses.written is not None:
+        if losses.written is not None and self._settings.stop_probability >= WRITTEN_FROM:
             done &= losses.written
         return _Candidates(deltas, losses.total + self._penalty(deltas), losses.target, done)
 

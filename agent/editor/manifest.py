@@ -21,6 +21,7 @@ PREPARATION = "preparation"
 PREPARED_TENSORS = (
     "second_moment_diagonal",
     "second_moment_factor",
+    "second_moment_core",
     "surrogate",
     "final_norm",
     "subspace",

@@ -36,28 +36,26 @@ class InverseSecondMoment:
     Attributes:
         diagonal: [f] > 0.
         factor: [f, r].
+        core: [r, r] (I + factorᵀ·diag(diagonal)⁻¹·factor)⁻¹, so that no system is solved on the phone.
     """
 
     diagonal: FloatArray
     factor: FloatArray
+    core: FloatArray
 
     def __matmul__(self, keys: FloatArray) -> FloatArray:
-        """C⁻¹·keys float64 for one key [f] or for columns [f, n], by Woodbury's identity: an r×r system.
+        """C⁻¹·keys float64 for one key [f] or for columns [f, n], by Woodbury's identity.
 
-        The system is solved in single precision, which takes half the memory, and refined in double.
+        What the core's single precision leaves is refined away in double.
         """
         wanted = np.asarray(keys, np.float64)
-        diagonal, size = np.asarray(self.diagonal, np.float64), self.factor.shape[1]
-        inner = np.eye(size, dtype=np.float32)
-        for rows in _chunks(len(diagonal)):
-            part = self.factor[rows].astype(np.float32)
-            inner += part.T @ (part / np.asarray(self.diagonal[rows], np.float32)[:, None])
+        diagonal = np.asarray(self.diagonal, np.float64)
         if wanted.ndim > 1:
             diagonal = diagonal[:, None]
         found, rest = np.zeros_like(wanted), wanted
         for _ in range(_REFINEMENTS):
             scaled = rest / diagonal
-            weights = np.linalg.solve(inner, self._transposed_product(scaled).astype(np.float32))
+            weights = self.core @ self._transposed_product(scaled).astype(np.float32)
             found += scaled - self._product(weights.astype(np.float64)) / diagonal
             rest = wanted - diagonal * found - self._product(self._transposed_product(found))
             if np.linalg.norm(rest) <= _PRECISION * np.linalg.norm(wanted):
@@ -177,7 +175,7 @@ def load_prepared(tensors: MappedTensors, manifest: Manifest) -> Prepared:
         return Prepared()
     found = {name: tensors.tensor(tensor) for name, tensor in stored.items()}
     return Prepared(
-        InverseSecondMoment(found["second_moment_diagonal"], found["second_moment_factor"]),
+        InverseSecondMoment(*(found[f"second_moment_{part}"] for part in ("diagonal", "factor", "core"))),
         Surrogate(
             found["surrogate"],
             found["final_norm"],

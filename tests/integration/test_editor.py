@@ -29,13 +29,13 @@ from mobifarm.agent.editor.edit import side_input
 from mobifarm.agent.editor.evaluation import Question, Scorer, tokenize_questions
 from mobifarm.agent.editor.methods import FoundEdit
 from mobifarm.agent.editor.prepared import (
-    InverseSecondMoment,
     Prepared,
     Subspace,
     Surrogate,
     output_gradient,
 )
 from mobifarm.agent.errors import Cancelled, InputError
+from mobifarm.workloads.preparation.fit import with_core
 
 RECORD = EditRecord(
     record_id="r1",
@@ -285,9 +285,7 @@ def random_preparation(bundle: Bundle) -> Prepared:
     generator, hidden = np.random.default_rng(0), bundle.architecture.hidden
     intermediate = bundle.architecture.intermediate
     return Prepared(
-        InverseSecondMoment(
-            generator.uniform(1, 2, intermediate), generator.standard_normal((intermediate, 3))
-        ),
+        with_core(generator.uniform(1, 2, intermediate), generator.standard_normal((intermediate, 3))),
         Surrogate(generator.standard_normal((7 * hidden, hidden)), np.ones(hidden), 1e-5),
         Subspace(np.linalg.qr(generator.standard_normal((hidden, 4)))[0].T, np.ones(4)),
     )

@@ -36,7 +36,14 @@ def factorise(second_moment: FloatArray, rank: int = LARGEST_RANK) -> InverseSec
     loading = LOADING * float(np.trace(second_moment)) / size
     if not loading > 0:
         raise ValueError("the second moment is zero")
-    return InverseSecondMoment((rest + loading).astype(np.float32), factor.astype(np.float16))
+    return with_core((rest + loading).astype(np.float32), factor.astype(np.float16))
+
+
+def with_core(diagonal: FloatArray, factor: FloatArray) -> InverseSecondMoment:
+    """C⁻¹ for C = diag(diagonal [f]) + factor·factorᵀ, factor [f, r] as it is stored."""
+    exact = np.asarray(factor, np.float64)
+    inner = np.eye(exact.shape[1]) + exact.T @ (exact / np.asarray(diagonal, np.float64)[:, None])
+    return InverseSecondMoment(diagonal, factor, np.linalg.inv(inner).astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,7 @@ def _learn(
         {
             "second_moment_diagonal": inverse.diagonal,
             "second_moment_factor": inverse.factor,
+            "second_moment_core": inverse.core,
             "surrogate": fit.weights,
             "final_norm": norm,
             "subspace": subspace.directions,
