@@ -27,6 +27,7 @@ from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.agent.editor.contexts import ContextLoss, tokenize_contexts
 from mobifarm.agent.editor.edit import side_input
 from mobifarm.agent.editor.evaluation import Question, Scorer, tokenize_questions
+from mobifarm.agent.editor.forward import SETTLED_SLACK
 from mobifarm.agent.editor.methods import FoundEdit
 from mobifarm.agent.editor.prepared import (
     Prepared,
@@ -125,7 +126,7 @@ def test_a_goal_within_reach_is_reached(bundle: Bundle) -> None:
     assert outcome.status is EditStatus.CONVERGED
     assert outcome.cost.steps < 100
     reached = [p.target_probability for p in progress if p.phase is EditPhase.OPTIMISING][-1]
-    assert reached >= 0.02
+    assert reached >= 0.02 * np.exp(-SETTLED_SLACK)
 
 
 def test_the_seed_decides_everything(bundle: Bundle) -> None:
