@@ -31,6 +31,7 @@ from mobifarm.workloads.models.sources import Source, note_source
 
 # Code whose change may change the graphs; a bundle built by other code is built anew.
 _CODE = (
+    "attention.py",
     "decoder.py",
     "graph.py",
     "quantise.py",
@@ -126,7 +127,8 @@ def _write(
     inputs: str,
     progress: Progress,
 ) -> Manifest:
-    from mobifarm.workloads.models.decoder import rotary_tables, write_graphs
+    from mobifarm.workloads.models.attention import rotary_tables
+    from mobifarm.workloads.models.decoder import write_graphs
     from mobifarm.workloads.models.graph import HALF_RANGE
 
     architecture = checkpoint.architecture
