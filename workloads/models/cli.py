@@ -73,6 +73,12 @@ def build(
         verb = "built" if result.built else "already there:"
         typer.echo(f"{verb} {result.name} ({result.size_bytes / 1e6:.0f} MB, edit layer {result.edit_layer})")
         typer.echo(f"{result.bundle_hash}  {result.path}")
+    if result.preparation_lost:
+        typer.echo(
+            "the bundle there was prepared, but built by another version or from other inputs: it was built "
+            "anew without its preparation; run `mobifarm models prepare` again to have it back",
+            err=True,
+        )
 
 
 @app.command()

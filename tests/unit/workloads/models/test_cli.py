@@ -68,9 +68,23 @@ def test_an_older_versions_bundle_is_refused_in_one_sentence_and_built_anew(cach
     assert shown.output.splitlines() == [f"error: the bundle 'tiny-random' cannot be shown: {problem}"]
     with pytest.raises(WorkloadInputError, match=f"{problem}, with `mobifarm models build`"):
         bundle_named("tiny-random")
-    assert json.loads(runner.invoke(app, ["build", "tiny-random", "--json"]).stdout)["built"] is True
+    built = runner.invoke(app, ["build", "tiny-random", "--json"])
+    assert json.loads(built.stdout)["built"] is True
+    assert "preparation" not in built.stderr
     assert json.loads(manifest.read_text()) == old
     assert bundle_named("tiny-random").path == manifest.parent
+
+
+def test_a_preparation_is_not_lost_in_silence(cache: Path) -> None:
+    runner, manifest = CliRunner(), cache / "bundles" / "tiny-random" / "manifest.json"
+    runner.invoke(app, ["build", "tiny-random"])
+    old = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**old, "schema_version": 1, "extras": {"preparation": {}}}))
+    assert (
+        "without its preparation; run `mobifarm models prepare` again"
+        in runner.invoke(app, ["build", "tiny-random"]).stderr
+    )
+    assert "preparation" not in runner.invoke(app, ["build", "tiny-random"]).stderr
 
 
 def test_a_damaged_bundle_is_named_and_the_others_are_listed(cache: Path) -> None:
