@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobifarm.agent.editor.stack import EditStack, HeldEdit, read_export
-from mobifarm.agent.errors import AgentError, DamagedEdits, InputError
+from mobifarm.agent.errors import AgentError, BundleError, DamagedEdits, InputError
 from mobifarm.agent.files import sync_folder, write_atomically
 from mobifarm.agent.runner import EditShape
 
@@ -122,19 +122,31 @@ class KeptEdits:
     def undo_all(self, bundle_hash: str) -> list[str]:
         """Undo every edit of a bundle and return their names; a damaged file is put aside.
 
+        Of a bundle that is gone, or that this version cannot read, nothing else can be done with the edits.
+
         Raises:
-            InputError, BundleError: see :meth:`stack`.
+            InputError, BundleError: there is no such bundle on this phone, and nothing is kept of it.
         """
+        path = self._path(bundle_hash)
         try:
-            undone = [held.edit_id for held in self.stack(bundle_hash)]
-        except DamagedEdits:
-            path = self._path(bundle_hash)
+            undone = self._names(bundle_hash, path)
+        except (DamagedEdits, InputError):
+            if not path.exists():
+                raise
             _log.error("%s is damaged and put aside", path.name)
             path.replace(path.with_suffix(".damaged"))
             sync_folder(self._folder)
             return []
         self.save(EditStack.empty(bundle_hash))
         return undone
+
+    def _names(self, bundle_hash: str, path: Path) -> list[str]:
+        try:
+            return [held.edit_id for held in self.stack(bundle_hash)]
+        except BundleError:
+            if not path.exists():
+                raise
+            return list(read_export(path.read_bytes()).edit_ids)
 
     def import_edits(self, bundle_hash: str, exported: bytes) -> tuple[EditStack, list[str]]:
         """Keep the edits of an exported file beside those that are kept, all or none.

@@ -7,6 +7,7 @@ import io
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from mobifarm.workloads.plain_text import printable
 from mobifarm.workloads.scores import Quality
 from mobifarm.workloads.summary import COMPUTER, AttemptRow, EditRow, Estimate, MethodRow, PhoneRow, Summary
 
@@ -215,6 +216,6 @@ def _table(
     for i, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if i in right else "left", overflow="fold")
     for row in rows:
-        # Text of a phone is never read as markup.
-        table.add_row(*(Text(cell) for cell in row))
+        # Text of a phone is never read as markup, nor obeyed by the terminal.
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table

@@ -52,7 +52,8 @@ class ForwardSettings:
         kl_weight: weight in the objective of the KL divergence of the next token after "{subject} is a";
             above 0 it costs one more context.
         stop_probability: the edit is done when the target's probability (geometric mean per token and
-            over contexts) reaches it and, from 0.5 on, the bare prompt's first choice is the target.
+            over contexts) reaches it and, from 0.5 on, the model writes the target after the bare prompt,
+            greedily. With the edit written back it may be 9 % less.
         step_limit: steps after which the best δ so far is written back.
     """
 

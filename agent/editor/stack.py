@@ -159,6 +159,11 @@ class Export:
     _keys: FloatArray
     _values: FloatArray
 
+    @property
+    def edit_ids(self) -> tuple[str, ...]:
+        """Names of the edits, oldest first."""
+        return tuple(text["edit_id"] for text in self._texts)
+
     def stack(self, bundle_hash: str, *, intermediate: int, hidden: int) -> EditStack:
         """The edits for a bundle with this hash, f and d.
 

@@ -66,7 +66,7 @@ def shared_edit_key(
         [f] float64.
 
     Raises:
-        ValueError: the keys are zero or C⁻¹ is not positive on them.
+        ValueError: the keys are zero, cancel each other, or C⁻¹ is not positive on them.
     """
     keys = np.asarray(keys, dtype=np.float64)
     columns = keys.T if inverse_second_moment is None else inverse_second_moment @ keys.T
@@ -76,4 +76,7 @@ def shared_edit_key(
         raise ValueError(f"the mean of kᵀC⁻¹k is {scale}: the keys are zero or C is not positive definite")
     weights = np.linalg.solve(overlaps + ridge * scale * np.eye(len(keys)), np.ones(len(keys)))
     key = columns @ weights
-    return np.asarray(key / (keys @ key).mean())
+    share = float((keys @ key).mean())
+    if not share > 0:
+        raise ValueError(f"the mean share of the keys is {share}: they cancel each other")
+    return np.asarray(key / share)

@@ -15,6 +15,7 @@ from mobifarm.controller.client import FarmClient
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.host.edits import EXPORT_LIMIT_BYTES
 from mobifarm.controller.paths import farm_paths
+from mobifarm.workloads.plain_text import printable
 
 Device = Annotated[str, typer.Argument(help="The phone, as `mobifarm devices` lists it.")]
 Bundle = Annotated[
@@ -44,7 +45,7 @@ def list_edits(
     for one in found:
         title = f"Kept edits of {_named(one)}"
         if one["problem"]:
-            typer.echo(f"{title}: {one['problem']}")
+            typer.echo(printable(f"{title}: {one['problem']}"))
             continue
         rows = [
             (edit["edit_id"], edit["prompt"], edit["target_new"], edit["method"]) for edit in one["edits"]
@@ -92,7 +93,7 @@ def export(
             output.write(base64.b64decode(answer["exported"]))
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}): name another file") from None
-    typer.echo(f"wrote {_count(chosen['edits'])} of {_named(chosen)} to {file}")
+    typer.echo(f"wrote {_count(chosen['edits'])} of {printable(_named(chosen))} to {file}")
 
 
 @app.command("import")

@@ -16,6 +16,7 @@ from mobifarm import __version__
 from mobifarm.controller.cli import demo, devices, edits, farm, jobs
 from mobifarm.controller.errors import FarmError
 from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.plain_text import printable
 
 app = typer.Typer(
     name="mobifarm",
@@ -59,7 +60,7 @@ def main() -> None:
     try:
         app()
     except FarmError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except WorkloadInputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mobifarm.workloads.plain_text import printable
+
 PIPE_COLUMNS = 140
 
 
@@ -44,12 +46,12 @@ def console() -> Console:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table whose cells are taken literally: text from a phone is never read as markup."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    """A table of plain text: what comes from a phone is neither read as markup nor obeyed by the terminal."""
+    made = Table(title=Text(printable(title), style="bold"), title_justify="left", header_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))
+        made.add_row(*(Text(printable(str(cell))) for cell in row))
     return made
 
 

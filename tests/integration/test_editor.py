@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,14 @@ from mobifarm.agent.editor import (
     check_edit,
     edit,
 )
-from mobifarm.agent.editor.bundle import Bundle
+from mobifarm.agent.editor.bundle import Bundle, EditPair, UpperOutput
 from mobifarm.agent.editor.contexts import ContextLoss, tokenize_contexts
 from mobifarm.agent.editor.edit import side_input
 from mobifarm.agent.editor.evaluation import Question, Scorer, tokenize_questions
 from mobifarm.agent.editor.forward import SETTLED_SLACK
 from mobifarm.agent.editor.methods import FoundEdit
 from mobifarm.agent.editor.prepared import (
+    UNPREPARED,
     Prepared,
     Subspace,
     Surrogate,
@@ -214,6 +215,71 @@ def test_the_loss_is_that_of_the_written_back_edit(bundle: Bundle) -> None:
         out = bundle.upper(residual, None, nothing, rows, context.answer_ids)
         total -= float(out.log_probabilities.mean()) / len(contexts)
     assert loss.evaluate(delta[None]).target[0] == pytest.approx(total, abs=1e-4)
+
+
+ESSENCE = "Ada is a"
+
+
+def with_edits(
+    bundle: Bundle, ids: Sequence[int], edits: EditPair | None, rows: Sequence[int]
+) -> UpperOutput:
+    """The whole model on one sequence, with edits as its side input."""
+    nothing = np.zeros((1, bundle.architecture.hidden), np.float32)
+    low = bundle.lower(np.array([ids]), edits)
+    return bundle.upper(low.residual, None, nothing, rows, [0] * len(rows), with_log_softmax=True)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["alone", "beside held edits"])
+@pytest.mark.parametrize("prepared", [False, True], ids=["C = I", "prepared"])
+def test_once_settled_the_loss_is_that_of_the_whole_edited_model(
+    bundle: Bundle, prepared: bool, several: bool
+) -> None:
+    a, generator, cost = bundle.architecture, np.random.default_rng(3), EditCost()
+    contexts, held = tokenize_contexts(bundle, RECORD, 3), None
+    essence = (bundle.tokenize(ESSENCE), bundle.subject_last_index(ESSENCE, "Ada"))
+    if several:
+        keys = generator.standard_normal((2, a.intermediate)) / a.intermediate
+        held = EditPair(keys.astype(np.float32), generator.standard_normal((2, a.hidden)).astype(np.float32))
+    loss = ContextLoss(
+        bundle,
+        contexts,
+        essence=essence,
+        kl_weight=2.0,
+        probe_contexts=1,
+        cost=cost,
+        prepared=random_preparation(bundle) if prepared else UNPREPARED,
+        held=held,
+    )
+    deltas = generator.standard_normal((2, a.hidden))
+    deltas *= 4 * loss.value_norm / np.linalg.norm(deltas, axis=1, keepdims=True)
+    unsettled, spent = loss.evaluate(deltas), cost.token_layers
+    loss.settle(deltas[1])
+    prompts = [*((context.input_ids, context.subject_last) for context in contexts), essence]
+    whole = len(prompts) * max(len(ids) for ids, _ in prompts) * (bundle.edit_layer + 1)
+    assert cost.token_layers - spent == whole + sum(last for _, last in prompts) * bundle.upper_layers
+    settled = loss.evaluate(deltas)
+
+    edits = side_input(FoundEdit(loss.edit_key, deltas[1], True))
+    if held is not None:
+        edits = EditPair(np.concatenate([held.keys, edits.keys]), np.concatenate([held.values, edits.values]))
+    nll, written = [], []
+    for context in contexts:
+        rows = range(len(context.prompt_ids) - 1, len(context.input_ids))
+        out = with_edits(bundle, context.input_ids, edits, rows)
+        assert out.log_softmax is not None
+        nll.append(-out.log_softmax[0, np.arange(len(rows)), context.answer_ids].mean())
+        written.append(out.argmax[0].tolist() == list(context.answer_ids))
+    last = [len(essence[0]) - 1]
+    before, after = (with_edits(bundle, essence[0], pair, last).log_softmax for pair in (held, edits))
+    assert before is not None
+    assert after is not None
+    drift = 2.0 * float((np.exp(before) * (before - after)).sum())
+    # Activations of 8 bits may round otherwise where sums come in another order.
+    assert settled.target[1] == pytest.approx(np.mean(nll), abs=1e-4)
+    assert settled.total[1] == pytest.approx(np.mean(nll) + drift, abs=1e-4)
+    assert settled.written is not None
+    assert settled.written[1] == written[0]
+    assert abs(unsettled.target[1] - settled.target[1]) > 1e-3
 
 
 def test_the_side_input_gives_the_key_its_new_value(bundle: Bundle) -> None:

@@ -20,9 +20,11 @@ from typer.testing import CliRunner
 
 from mobifarm.agent.editor import EditRecord, Probe, edit
 from mobifarm.agent.editor.bundle import Bundle, EditPair
+from mobifarm.agent.editor.contexts import ContextLoss, tokenize_contexts
 from mobifarm.agent.editor.evaluation import questions, tokenize_questions
 from mobifarm.agent.editor.manifest import parse_manifest
 from mobifarm.agent.editor.prepared import Surrogate, output_gradient
+from mobifarm.agent.editor.types import EditCost
 from mobifarm.workloads.baselines.editors import baseline
 from mobifarm.workloads.baselines.torch_model import BundleTexts, TorchModel
 from mobifarm.workloads.models.build import Precision, build_bundle
@@ -288,6 +290,25 @@ def test_a_written_edit_is_a_changed_weight(made: Made) -> None:
     np.testing.assert_allclose(
         log_softmax_of(bundle, tokens, edits), wanted, atol=FP32_TOLERANCE_NATS, rtol=0
     )
+
+
+def test_once_settled_the_search_sees_the_written_edit(made: Made) -> None:
+    """Also where a norm follows the edited layer: the loss of δ is that of the whole model with the edit."""
+    bundle = made.fp32
+    contexts = tokenize_contexts(bundle, RECORD, 3)
+    loss = ContextLoss(bundle, contexts, essence=None, kl_weight=0.0, probe_contexts=1, cost=EditCost())
+    delta = random_delta(bundle, 1)[0].astype(np.float64)
+    delta /= np.linalg.norm(delta) / (2 * loss.value_norm)
+    unsettled = loss.evaluate(delta[None]).target[0]
+    loss.settle(delta)
+    edits = EditPair(loss.edit_key[None].astype(np.float32), delta[None].astype(np.float32))
+    nll = []
+    for context in contexts:
+        rows = np.arange(len(context.prompt_ids) - 1, len(context.input_ids))
+        found = log_softmax_of(bundle, np.array([context.input_ids]), edits)[0]
+        nll.append(-found[rows, context.answer_ids].mean())
+    assert loss.evaluate(delta[None]).target[0] == pytest.approx(np.mean(nll), abs=FP32_TOLERANCE_NATS)
+    assert abs(unsettled - np.mean(nll)) > 20 * FP32_TOLERANCE_NATS
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from mobifarm.agent.editor.manifest import (
     MANIFEST_NAME,
+    PREPARATION,
     SCHEMA_VERSION,
     BundleFile,
     Manifest,
@@ -31,6 +32,7 @@ from mobifarm.workloads.models.sources import Source, note_source
 
 # Code whose change may change the graphs; a bundle built by other code is built anew.
 _CODE = (
+    "attention.py",
     "decoder.py",
     "graph.py",
     "quantise.py",
@@ -54,7 +56,10 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """A bundle on disk. ``built`` is False where an equal one was there already."""
+    """A bundle on disk. ``built`` is False where an equal one was there already.
+
+    ``preparation_lost``: it took the place of a prepared one that was built from other inputs.
+    """
 
     path: Path
     name: str
@@ -62,6 +67,7 @@ class BuildResult:
     size_bytes: int
     edit_layer: int
     built: bool
+    preparation_lost: bool = False
 
 
 class Progress:
@@ -106,6 +112,7 @@ def build_bundle(
         present = None if force else _present(place, inputs)
         if present is not None:
             return present
+        prepared = _is_prepared(place)
         work = Path(tempfile.mkdtemp(dir=directory, prefix=f".{name}-"))
         try:
             checkpoint = source.load(progress.status)
@@ -113,7 +120,8 @@ def build_bundle(
             move_into_place(work, place)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return _result(place, manifest, manifest_hash(manifest.to_bytes()), built=True)
+    result = _result(place, manifest, manifest_hash(manifest.to_bytes()), built=True)
+    return replace(result, preparation_lost=prepared)
 
 
 def _write(
@@ -126,7 +134,8 @@ def _write(
     inputs: str,
     progress: Progress,
 ) -> Manifest:
-    from mobifarm.workloads.models.decoder import rotary_tables, write_graphs
+    from mobifarm.workloads.models.attention import rotary_tables
+    from mobifarm.workloads.models.decoder import write_graphs
     from mobifarm.workloads.models.graph import HALF_RANGE
 
     architecture = checkpoint.architecture
@@ -203,6 +212,14 @@ def _present(place: Path, inputs: str) -> BuildResult | None:
     if manifest.build_inputs != inputs or not whole:
         return None
     return _result(place, manifest, manifest_hash(raw), built=False)
+
+
+def _is_prepared(place: Path) -> bool:
+    """Whether a prepared bundle is there, of whatever version."""
+    try:
+        return PREPARATION in json.loads((place / MANIFEST_NAME).read_bytes())["extras"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _result(place: Path, manifest: Manifest, bundle_hash: str, *, built: bool) -> BuildResult:

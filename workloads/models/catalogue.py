@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobifarm.agent.editor.bundle_files import read_manifest
-from mobifarm.agent.errors import BundleError
+from mobifarm.agent.errors import BundleError, BundleNotFound
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.paths import bundles_directory
 
@@ -30,10 +30,14 @@ def bundle_named(name_or_path: str) -> StoredBundle:
         path = bundles_directory() / name_or_path
     try:
         _, bundle_hash = read_manifest(path)
-    except BundleError:
+    except BundleNotFound:
         raise WorkloadInputError(
-            f"there is no usable model bundle {name_or_path!r}: build it with `mobifarm models build "
+            f"there is no model bundle {name_or_path!r}: build it with `mobifarm models build "
             f"{name_or_path}`; `mobifarm models list` shows those that are there"
+        ) from None
+    except BundleError as error:
+        raise WorkloadInputError(
+            f"the model bundle {name_or_path!r} cannot be used: {error}, with `mobifarm models build`"
         ) from None
     return StoredBundle(path.resolve(), bundle_hash)
 

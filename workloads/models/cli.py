@@ -73,6 +73,12 @@ def build(
         verb = "built" if result.built else "already there:"
         typer.echo(f"{verb} {result.name} ({result.size_bytes / 1e6:.0f} MB, edit layer {result.edit_layer})")
         typer.echo(f"{result.bundle_hash}  {result.path}")
+    if result.preparation_lost:
+        typer.echo(
+            "the bundle there was prepared, but built by another version or from other inputs: it was built "
+            "anew without its preparation; run `mobifarm models prepare` again to have it back",
+            err=True,
+        )
 
 
 @app.command()
@@ -124,10 +130,12 @@ def prepare(
 @app.command("list")
 def list_bundles(output: Directory = None, as_json: Json = False) -> None:
     """List the bundles that are there."""
-    found = list(_found(output or bundles_directory()))
+    found, problems = _found(output or bundles_directory())
+    for name, problem in problems.items():
+        typer.echo(f"{name}: {problem}", err=True)
     if as_json:
         typer.echo(json.dumps([_summary(path, manifest, digest) for path, manifest, digest in found]))
-    elif not found:
+    elif not found and not problems:
         typer.echo("no bundles yet: mobifarm models build smollm2-135m-instruct", err=True)
     else:
         for _, manifest, digest in found:
@@ -139,7 +147,8 @@ def list_bundles(output: Directory = None, as_json: Json = False) -> None:
 def show(name: str, output: Directory = None, as_json: Json = False) -> None:
     """Show a bundle's manifest."""
     with _mistakes_in_one_sentence():
-        for path, manifest, digest in _found(output or bundles_directory()):
+        found, problems = _found(output or bundles_directory())
+        for path, manifest, digest in found:
             if manifest.name == name:
                 details = {
                     **_summary(path, manifest, digest),
@@ -147,20 +156,25 @@ def show(name: str, output: Directory = None, as_json: Json = False) -> None:
                 }
                 typer.echo(json.dumps(details, indent=None if as_json else 2, ensure_ascii=False))
                 return
+        if name in problems:
+            raise WorkloadInputError(f"the bundle {name!r} cannot be shown: {problems[name]}")
         raise WorkloadInputError(f"there is no bundle {name!r}: see mobifarm models list, or build it")
 
 
-def _found(directory: Path) -> Iterator[tuple[Path, Manifest, str]]:
+def _found(directory: Path) -> tuple[list[tuple[Path, Manifest, str]], dict[str, str]]:
+    """The bundles with their hashes, and by folder's name what is wrong with the others."""
     from mobifarm.agent.editor.bundle_files import read_manifest
     from mobifarm.agent.errors import BundleError
 
+    found, problems = [], {}
     for path in sorted(directory.glob("[!.]*/manifest.json")):
         try:
             manifest, digest = read_manifest(path.parent)
         except BundleError as error:
-            typer.echo(f"{path.parent.name}: {error}", err=True)
-            continue
-        yield path.parent, manifest, digest
+            problems[path.parent.name] = str(error)
+        else:
+            found.append((path.parent, manifest, digest))
+    return found, problems
 
 
 def _summary(path: Path, manifest: Manifest, digest: str) -> dict[str, Any]:

@@ -134,8 +134,21 @@ def test_a_bundle_that_is_gone_hides_no_other(kept: KeptEdits) -> None:
     assert [one.bundle_hash for one in kept.bundles(OTHER)] == [OTHER]
     with pytest.raises(BundleNotFound):
         kept.bundles(ABSENT)
+    with pytest.raises(BundleNotFound):
+        kept.undo(ABSENT, ["r1"])
     with pytest.raises(InputError, match="64 hexadecimal digits"):
         kept.stack("../../etc")
+
+
+def test_the_edits_of_a_bundle_that_is_gone_can_be_given_up(kept: KeptEdits, tmp_path: Path) -> None:
+    kept.save(stack_of([1, 2], ABSENT))
+    assert kept.undo_all(ABSENT) == ["r1", "r2"]
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(BundleNotFound):
+        kept.undo_all(ABSENT)
+    file_of(tmp_path, ABSENT).write_bytes(b"neither bundle nor edits")
+    assert kept.undo_all(ABSENT) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".damaged"]
 
 
 def test_an_import_adds_to_what_is_kept_or_changes_nothing(kept: KeptEdits) -> None:

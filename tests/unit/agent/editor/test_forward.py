@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mobifarm.agent.editor import forward
 from mobifarm.agent.editor.forward import Losses, Solution, Step, clamp_norm, minimise
 from mobifarm.agent.editor.settings import ForwardSettings
 
@@ -252,3 +253,114 @@ def test_a_guess_that_is_no_number_is_left_out() -> None:
     bowl = Bowl(np.full(10, np.nan), floor=3.0)
     guided(bowl, ForwardSettings(directions=4, learned_directions=2, step_limit=1))
     assert [len(batch) for batch in bowl.batches] == [1, 6]
+
+
+@dataclass
+class Hill(Bowl):
+    """Longer is always better, and steeply so; which way δ points counts little, only when it is long, and
+    decides. At 0 it is downhill along the first axis."""
+
+    def evaluate(self, deltas: Array) -> Losses:
+        self.batches.append(deltas)
+        lengths = np.linalg.norm(deltas + 0.001 * np.eye(len(self.centre))[0], axis=1)
+        away = np.linalg.norm(deltas / lengths[:, None] - self.centre / np.linalg.norm(self.centre), axis=1)
+        target = 2 * np.where(lengths < 0.5, 1.0, away)
+        return Losses(target - 300 * lengths, target)
+
+
+@pytest.mark.parametrize("differences", ["forward", "central"])
+def test_at_its_longest_an_edit_moves_along_the_sphere(
+    differences: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ForwardSettings(
+        directions=8,
+        norm_limit=2.0,
+        norm_penalty=0.0,
+        perturbation=0.01,
+        differences=differences,
+        step_limit=30,
+    )  # type: ignore[call-arg]
+    hill = Hill(centre(8, 1.0))
+    solution = search(hill, settings)
+    assert solution.converged
+    assert np.linalg.norm(solution.delta) <= 2.0 * (1 + 1e-9)
+    # Where the clamp takes back what points outwards, hardly anything is left of a step.
+    monkeypatch.setattr(forward, "AT_LIMIT", np.inf)
+    assert not search(Hill(centre(8, 1.0)), settings).converged
+
+
+@dataclass
+class Settling(Bowl):
+    """Loses some of what was gained when δ is settled, the first ``losses_of`` times."""
+
+    gives_back: list[float] = field(default_factory=list)
+
+    def settle(self, delta: Array) -> None:
+        super().settle(delta)
+        self.floor = self.gives_back.pop(0) if self.gives_back else 0.0
+
+
+GOAL = -float(np.log(0.7))
+
+
+def test_a_goal_that_settling_loses_is_searched_again() -> None:
+    bowl = Settling(centre(12, 2.0), gives_back=[0.8 * GOAL, 0.4 * GOAL])
+    steps: list[Step] = []
+    solution = search(bowl, ForwardSettings(directions=12, step_limit=60), on_step=steps.append)
+    assert solution.converged
+    assert len(bowl.settled) >= 2
+    first = steps.index(next(step for step in steps if step.target_probability >= 0.7))
+    assert steps[-1].number > steps[first].number
+    # What is returned was settled last, and was seen to meet the goal after it.
+    np.testing.assert_array_equal(solution.delta, bowl.settled[-1])
+    np.testing.assert_array_equal(solution.delta, bowl.batches[-1][0])
+    assert solution.target_probability == pytest.approx(np.exp(-bowl.losses[-1][0]))
+
+
+def test_a_goal_that_settling_loses_for_good_is_not_reached() -> None:
+    bowl = Settling(centre(12, 2.0), gives_back=[3.0] * 100)
+    solution = search(bowl, ForwardSettings(directions=12, step_limit=20))
+    assert len(bowl.settled) == 1
+    assert not solution.converged
+    assert solution.steps == 20
+    assert solution.target_probability < 0.06
+
+
+def test_a_settled_edit_may_fall_a_little_short() -> None:
+    """The trimmed δ is just at the goal, so nearly every write-back would lose it."""
+    short = Settling(centre(12, 2.0))
+    kept = search(short, ForwardSettings(directions=12, step_limit=60))
+    left = GOAL - float(short.losses[-1][0])  # below the goal after trimming
+    for share, settled in ((0.24, 1), (0.3, 2)):
+        bowl = Settling(centre(12, 2.0), gives_back=[left + share * GOAL])
+        solution = search(bowl, ForwardSettings(directions=12, step_limit=60))
+        assert solution.converged
+        assert len(bowl.settled) == settled
+    assert kept.converged
+
+
+@dataclass
+class Unsaid(Bowl):
+    """The mean loss falls early; the bare prompt's answer is written from a length of ``written_from`` on."""
+
+    written_from: float = 0.0
+
+    def evaluate(self, deltas: Array) -> Losses:
+        losses = super().evaluate(deltas)
+        return Losses(losses.total, losses.target, np.linalg.norm(deltas, axis=1) >= self.written_from)
+
+
+def test_the_bare_prompt_must_write_the_answer_too() -> None:
+    settings = ForwardSettings(directions=12, norm_penalty=0.0, step_limit=60)
+    early = search(Unsaid(centre(12, 2.0)), settings)
+    late = search(Unsaid(centre(12, 2.0), written_from=1.9), settings)
+    assert early.converged
+    assert np.linalg.norm(early.delta) < 1.9
+    assert late.converged
+    assert np.linalg.norm(late.delta) >= 1.9
+    assert late.steps >= early.steps
+    never = Unsaid(centre(12, 2.0), written_from=np.inf)
+    solution = search(never, settings)
+    assert not solution.converged
+    assert (solution.steps, never.settled) == (60, [])
+    assert solution.target_probability > 0.7

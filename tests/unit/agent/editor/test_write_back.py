@@ -61,3 +61,5 @@ def test_every_prompt_gets_its_share(seed: int) -> None:
 def test_keys_of_zeros_are_refused() -> None:
     with pytest.raises(ValueError, match="the keys are zero"):
         shared_edit_key(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="cancel each other"):
+        shared_edit_key(np.array([[1.0, 0.0], [-1.0, 0.0]]))

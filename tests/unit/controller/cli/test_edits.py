@@ -68,6 +68,15 @@ def test_every_bundle_is_listed_and_a_damaged_one_said(client: type[ScriptedClie
     assert "keeps no edits" in run("list", "phone", "--bundle", "00").stdout
 
 
+def test_what_a_phone_says_is_not_obeyed_by_the_terminal(client: type[ScriptedClient]) -> None:
+    client.bundles = [kept("ab" * 32, "r\x1b[2J\x9b2J🐕"), kept("ef" * 32, problem="\x1b]0;title\x07")]
+    for one in client.bundles:
+        one["bundle_name"] = "[red]\x1bname"
+    shown = run("list", "phone").stdout
+    assert not set(shown) & {"\x1b", "\x9b", "\x07"}
+    assert all(words in shown for words in ("r�[2J�2J🐕", "of [red]�name (ab", "�]0;title�"))
+
+
 def test_the_bundle_is_chosen_where_there_are_several(client: type[ScriptedClient]) -> None:
     assert "several bundles: choose tiny (abababababab), tiny (cdcd" in refusal("undo", "phone", "r1")
     assert "other bundles: choose tiny (ab" in refusal("undo", "phone", "r1", "--bundle", "00")

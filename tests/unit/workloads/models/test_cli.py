@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.models.catalogue import bundle_named
 from mobifarm.workloads.models.cli import app
 
 HEAVY = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "rich.progress")
@@ -52,6 +54,37 @@ def test_mistakes_give_one_sentence_and_exit_code_2(cache: Path, arguments: list
     (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
     assert words in line
     assert "Traceback" not in outcome.output
+
+
+def test_an_older_versions_bundle_is_refused_in_one_sentence_and_built_anew(cache: Path) -> None:
+    runner, manifest = CliRunner(), cache / "bundles" / "tiny-random" / "manifest.json"
+    runner.invoke(app, ["build", "tiny-random"])
+    old = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**old, "schema_version": 1}))
+    problem = "the bundle has schema version 1, this version reads 2: build it again"
+    assert runner.invoke(app, ["list"]).output.splitlines() == [f"tiny-random: {problem}"]
+    shown = runner.invoke(app, ["show", "tiny-random"])
+    assert shown.exit_code == 2
+    assert shown.output.splitlines() == [f"error: the bundle 'tiny-random' cannot be shown: {problem}"]
+    with pytest.raises(WorkloadInputError, match=f"{problem}, with `mobifarm models build`"):
+        bundle_named("tiny-random")
+    built = runner.invoke(app, ["build", "tiny-random", "--json"])
+    assert json.loads(built.stdout)["built"] is True
+    assert "preparation" not in built.stderr
+    assert json.loads(manifest.read_text()) == old
+    assert bundle_named("tiny-random").path == manifest.parent
+
+
+def test_a_preparation_is_not_lost_in_silence(cache: Path) -> None:
+    runner, manifest = CliRunner(), cache / "bundles" / "tiny-random" / "manifest.json"
+    runner.invoke(app, ["build", "tiny-random"])
+    old = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**old, "schema_version": 1, "extras": {"preparation": {}}}))
+    assert (
+        "without its preparation; run `mobifarm models prepare` again"
+        in runner.invoke(app, ["build", "tiny-random"]).stderr
+    )
+    assert "preparation" not in runner.invoke(app, ["build", "tiny-random"]).stderr
 
 
 def test_a_damaged_bundle_is_named_and_the_others_are_listed(cache: Path) -> None:
