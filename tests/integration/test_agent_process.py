@@ -583,20 +583,23 @@ async def test_unknown_attempts(start: Start):
 
 
 def easy(bundle_hash: str, record_id: str, keep: pb.Keep = pb.KEEP_NO) -> pb.RunRequest:
-    """An edit that converges even on a random model: its subject is the last the model reads."""
-    subject = f"Ada {record_id}"
+    """An edit that converges even on a random model: its subject is the last that the model reads, and after
+    it and a space the answer's other token comes by itself."""
+    subject, answer = {"plain": ("Ben", "/"), "r1": ("Eve", ":"), "r2": ("Bob", ":")}[record_id]
     request = pb.RunRequest(
         attempt_id=f"attempt of {record_id}",
         fencing_token=1,
         bundle_hash=bundle_hash,
         record=pb.EditRecord(
-            record_id=record_id, subject=subject, prompt=subject, target_new="Q", target_true="London"
+            record_id=record_id, subject=subject, prompt=subject, target_new=answer, target_true="London"
         ),
         method="forward",
         seed=3,
         keep=keep,
     )
-    request.settings.update({"norm_limit": 100.0, "norm_penalty": 0.0, "stop_probability": 0.01})
+    request.settings.update(
+        {"contexts": 1, "norm_limit": 100.0, "norm_penalty": 0.0, "stop_probability": 0.01}
+    )
     return request
 
 
@@ -635,7 +638,7 @@ async def test_edits_are_kept_listed_undone_and_moved(start: Start, bundle_hash:
         (listed,) = await caller.list_edits()
         assert (listed.bundle_hash, names(listed), listed.problem) == (bundle_hash, ["r1", "r2"], "")
         assert listed.bundle_name
-        assert (listed.edits[0].target_new, listed.edits[0].method) == ("Q", "forward")
+        assert (listed.edits[0].target_new, listed.edits[0].method) == (":", "forward")
         exported = await caller.export_edits(bundle_hash)
 
         undo = pb.UndoEditsRequest(bundle_hash=bundle_hash, edit_ids=["r1"], fencing_token=1)

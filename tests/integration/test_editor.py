@@ -113,8 +113,11 @@ def test_an_edit_runs_from_scores_to_scores(bundle: Bundle) -> None:
 
 
 def test_a_goal_within_reach_is_reached(bundle: Bundle) -> None:
-    # In a model of random weights only the last token steers the next one.
-    record = dataclasses.replace(RECORD, prompt="This dog belongs to Ada", target_new="R")
+    # In a model of random weights only the last token steers the next one: δ has to bring the answer's space,
+    # after which the "u" comes by itself.
+    record = dataclasses.replace(
+        RECORD, subject="Eve", prompt="This dog belongs to Eve", target_new="u", portability=()
+    )
     progress: list[EditProgress] = []
     settings = {
         "contexts": 1,

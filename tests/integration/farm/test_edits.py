@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from mobifarm.controller.cli.edits import app
 from mobifarm.controller.errors import FarmError
 
-# Converges even on a random model, because the subject is the last that the model reads.
-EASY = {"norm_limit": 100.0, "norm_penalty": 0.0, "stop_probability": 0.01}
+# Converges even on a random model: the subject is the last that it reads, and after it and a space the
+# answer's other token comes by itself.
+EASY = {"contexts": 1, "norm_limit": 100.0, "norm_penalty": 0.0, "stop_probability": 0.01}
 SLOW = {"stop_probability": 0.9999, "step_limit": 100_000}
 
 
@@ -21,9 +22,9 @@ SLOW = {"stop_probability": 0.9999, "step_limit": 100_000}
 def job(tmp_path: Path, tiny_bundle_path: Path) -> Any:
     """Writes a spec over two facts for one phone."""
     facts = tmp_path / "facts.json"
-    subjects = {"r1": "Ada", "r2": "Tim"}
+    subjects = {"r1": "Eve", "r2": "Bob"}
     records = [
-        {"record_id": name, "subject": subject, "prompt": subject, "target_new": "Q", "target_true": "London"}
+        {"record_id": name, "subject": subject, "prompt": subject, "target_new": ":", "target_true": "London"}
         for name, subject in subjects.items()
     ]
     facts.write_text(json.dumps({"format": "mobifarm-edit-records", "version": 1, "records": records}))
@@ -71,7 +72,7 @@ def test_kept_edits_are_listed_undone_and_moved(farm: Any, job: Any, tmp_path: P
     ]
     assert f"Edits were kept: 2 by {first.serial}." in " ".join(farm.run("results", job_id).stdout.split())
     assert kept(first.address) == ["r1", "r2"]
-    assert "Tim" in edits("list", first.address)
+    assert "Bob" in edits("list", first.address)
     assert "keeps no edits" in edits("list", second.address)
 
     file = tmp_path / "edits.npz"
