@@ -72,6 +72,7 @@ REFERENCES = ("rome", "mobiedit")
 WINDOWS, WINDOW_TOKENS = 4, 128
 SEED = 0
 MIB = 2**20
+_SAME_WHEN_RESUMED = ("model", "edit_layer", "data", "threads", "second_moment")
 _LABEL_WIDTH, _CELL_WIDTH = 44, 22
 
 
@@ -316,6 +317,9 @@ def _done_before(arguments: argparse.Namespace) -> dict[str, Run]:
     if not arguments.output.is_file():
         return {}
     document = json.loads(arguments.output.read_text())
+    now = _document({}, arguments)
+    if any(document.get(name) != now[name] for name in _SAME_WHEN_RESUMED):
+        return {}
     records = [record.record_id for record in _records(arguments)]
     found = {}
     for method, limit in arguments.limits.items():

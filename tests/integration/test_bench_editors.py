@@ -66,6 +66,10 @@ def test_methods_are_compared_in_one_run(tiny_bundle_path: Path, tmp_path: Path)
     resumed = json.loads(output.read_text())["methods"]
     assert [resumed[name] == methods[name] for name in ("forward", "forward+long")] == [True, False]
     assert len(resumed["forward+long"]["edits"]) == 2
+    other = run(*given, "--methods", "unedited", "--second-moment", "identity", "--threads", "2", "--resume")
+    assert other.returncode == 0, other.stderr
+    # Another number of threads makes other seconds: nothing is taken over.
+    assert json.loads(output.read_text())["threads"] == 2
     assert methods["unedited"]["estimates"]["neighbourhood_unchanged"]["value"] == 1
 
 
