@@ -70,7 +70,7 @@ class ForwardSettings:
     norm_limit: float = _number(4.0, 0.01, 100.0)
     norm_penalty: float = _number(0.05, 0.0, 100.0)
     kl_weight: float = _number(0.0, 0.0, 100.0)
-    stop_probability: float = _number(0.7, 0.01, 0.9999)
+    stop_probability: float = _number(0.9, 0.01, 0.9999)
     step_limit: int = _integer(60, 1, 100_000)
 
 
