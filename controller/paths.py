@@ -28,6 +28,11 @@ class FarmPaths:
         return self.home / "api-token"
 
     @property
+    def tokens(self) -> Path:
+        """Hashes of the tokens that people were given, see :mod:`mobifarm.controller.api.access`."""
+        return self.home / "tokens.json"
+
+    @property
     def running(self) -> Path:
         """Describes the running farm (address, process, scratch folder); absent when none runs."""
         return self.home / "running.json"

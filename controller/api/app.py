@@ -1,163 +1,123 @@
-"""HTTP routes. JSON in and out; errors are ``{"error": "one sentence with the next step"}``.
+"""The HTTP API of one farm. JSON in and out; errors are ``{"error": "one sentence with the next step"}``.
 
-    GET    /api/v1/health              no token needed; says nothing but that the farm runs
-    GET    /api/v1/live                the newest progress and readings of each phone
-    POST   /api/v1/jobs                {"spec": …, "records": […], "user": …} → {"job_id": …, "trials": n}
-    POST   /api/v1/jobs/{id}/cancel
-    POST   /api/v1/devices             {"address": "tcp:HOST:PORT"}, or "computer" for this machine
-    POST   /api/v1/devices/{id}/release
-    DELETE /api/v1/devices/{id}
-    GET    /api/v1/devices/{id}/edits                  the edits that the phone keeps, by bundle
-    GET    /api/v1/devices/{id}/edits/export?bundle=HASH    → {"exported": "base64"}
-    POST   /api/v1/devices/{id}/edits/import           {"exported": "base64"}
-    POST   /api/v1/devices/{id}/edits/undo             {"bundle_hash": …, "edit_ids": […]}, or "all": true
-    GET    /metrics                    Prometheus; no token needed
-
-What is stored (jobs, attempts, results) is read from the store, which also works when no farm runs.
+Every route but health, metrics and the description itself wants ``authorization: Bearer TOKEN`` of a role
+that allows it. The description (OpenAPI) is at ``/api/v1/openapi.json``.
 """
 
 from __future__ import annotations
 
-import hmac
-import json
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
-
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mobifarm import __version__
-from mobifarm.controller.errors import Bug, DeviceError, FarmError, HostError, UserError
-from mobifarm.controller.farm.farm import Farm
-from mobifarm.controller.farm.metrics import render_metrics
-from mobifarm.controller.farm.requests import FarmRequests
+from mobifarm.controller.api import devices, farm, jobs
+from mobifarm.controller.api.bodies import Problem
+from mobifarm.controller.api.services import Refused, Services
+from mobifarm.controller.errors import Bug, DeviceError, FarmError, UserError
 from mobifarm.workloads.errors import WorkloadInputError
 
-Handler = Callable[[Request], Awaitable[Response]]
 BODY_LIMIT_BYTES = 64 * 2**20
 
+DESCRIPTION = """\
+Everything that the command `mobifarm` asks of a running farm.
 
-def create_app(farm: Farm, requests: FarmRequests, token: str) -> Starlette:
-    """The API of one farm. Every route but health and metrics wants ``authorization: Bearer token``."""
-    expected = f"Bearer {token}".encode()
+Tokens have roles: a *viewer* reads, a *submitter* also submits jobs and cancels its own, an *operator* does
+everything. `mobifarm tokens create NAME --role ROLE` makes one.
+"""
 
-    def guarded(handler: Callable[[Request], Awaitable[Mapping[str, Any]]]) -> Handler:
-        async def respond(request: Request) -> Response:
-            given = request.headers.get("authorization", "").encode()
-            if not hmac.compare_digest(given, expected):
-                return _error(401, "the farm's token is missing or wrong")
-            try:
-                return JSONResponse(dict(await handler(request)))
-            except (UserError, WorkloadInputError) as error:
-                return _error(400, str(error))
-            except Bug as error:
-                return _error(409, str(error))
-            except DeviceError as error:
-                return _error(502, str(error))
-            except (HostError, FarmError) as error:
-                return _error(503, str(error))
 
-        return respond
-
-    async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "version": __version__})
-
-    async def metrics(_: Request) -> Response:
-        return Response(render_metrics(farm.state, farm.live), media_type="text/plain; version=0.0.4")
-
-    async def live(_: Request) -> Mapping[str, Any]:
-        return {"devices": {device_id: device.to_json() for device_id, device in farm.live.devices().items()}}
-
-    async def submit(request: Request) -> Mapping[str, Any]:
-        body = await _body(request)
-        return await requests.submit(
-            _field(body, "spec", dict), _field(body, "records", list), _field(body, "user", str)
-        )
-
-    async def cancel(request: Request) -> Mapping[str, Any]:
-        return await requests.cancel(request.path_params["job_id"])
-
-    async def add_device(request: Request) -> Mapping[str, Any]:
-        body = await _body(request)
-        return await requests.add_device(_field(body, "address", str), "operator")
-
-    async def forget_device(request: Request) -> Mapping[str, Any]:
-        return await requests.forget_device(request.path_params["device_id"])
-
-    async def release_device(request: Request) -> Mapping[str, Any]:
-        return await requests.release_device(request.path_params["device_id"])
-
-    async def list_edits(request: Request) -> Mapping[str, Any]:
-        return await requests.list_edits(request.path_params["device_id"])
-
-    async def export_edits(request: Request) -> Mapping[str, Any]:
-        return await requests.export_edits(
-            request.path_params["device_id"], request.query_params.get("bundle", "")
-        )
-
-    async def import_edits(request: Request) -> Mapping[str, Any]:
-        body = await _body(request)
-        return await requests.import_edits(request.path_params["device_id"], _field(body, "exported", str))
-
-    async def undo_edits(request: Request) -> Mapping[str, Any]:
-        body = await _body(request)
-        return await requests.undo_edits(
-            request.path_params["device_id"], _field(body, "bundle_hash", str), _edit_ids(body)
-        )
-
-    return Starlette(
-        routes=[
-            Route("/api/v1/health", health),
-            Route("/metrics", metrics),
-            Route("/api/v1/live", guarded(live)),
-            Route("/api/v1/jobs", guarded(submit), methods=["POST"]),
-            Route("/api/v1/jobs/{job_id}/cancel", guarded(cancel), methods=["POST"]),
-            Route("/api/v1/devices", guarded(add_device), methods=["POST"]),
-            Route("/api/v1/devices/{device_id}/release", guarded(release_device), methods=["POST"]),
-            Route("/api/v1/devices/{device_id}/edits", guarded(list_edits)),
-            Route("/api/v1/devices/{device_id}/edits/export", guarded(export_edits)),
-            Route("/api/v1/devices/{device_id}/edits/import", guarded(import_edits), methods=["POST"]),
-            Route("/api/v1/devices/{device_id}/edits/undo", guarded(undo_edits), methods=["POST"]),
-            Route("/api/v1/devices/{device_id}", guarded(forget_device), methods=["DELETE"]),
-        ]
+def create_app(services: Services) -> FastAPI:
+    """The API over one farm."""
+    app = FastAPI(
+        title="MobiFarm",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url="/api/v1/openapi.json",
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        responses={
+            status: {"model": Problem, "description": words}
+            for status, words in (
+                (400, "the request is wrong; nothing was changed"),
+                (401, "no token, or an unknown one"),
+                (403, "the token's role does not allow it"),
+                (502, "the phone failed or is away"),
+                (503, "the phones' host failed"),
+            )
+        },
     )
+    app.state.services = services
+    for router in (farm.router, jobs.router, devices.router):
+        app.include_router(router)
+    app.add_middleware(_LimitBody)
+    app.add_exception_handler(FarmError, _farm_error)
+    app.add_exception_handler(WorkloadInputError, _farm_error)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _misfit)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
 
 
-def _error(status: int, message: str) -> Response:
+def _problem(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": message}, status_code=status)
 
 
-async def _body(request: Request) -> Mapping[str, Any]:
-    size = 0
-    chunks = []
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > BODY_LIMIT_BYTES:
-            raise UserError(f"the request is larger than {BODY_LIMIT_BYTES // 2**20} MiB: split the data set")
-        chunks.append(chunk)
-    try:
-        body = json.loads(b"".join(chunks))
-    except ValueError:
-        raise UserError("the request's body is not JSON") from None
-    if not isinstance(body, dict):
-        raise UserError("the request's body must be a JSON object")
-    return body
+async def _farm_error(_: Request, error: Exception) -> JSONResponse:
+    match error:
+        case UserError() | WorkloadInputError():
+            status = 400
+        case Bug():
+            status = 409
+        case DeviceError():
+            status = 502
+        case _:
+            status = 503
+    return _problem(status, str(error))
 
 
-def _field(body: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = body.get(name)
-    if not isinstance(value, kind):
-        raise UserError(f"the request needs {name!r} as a {kind.__name__}")
-    return value
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    return _problem(error.status, str(error))
 
 
-def _edit_ids(body: Mapping[str, Any]) -> list[str] | None:
-    """The edits to undo; None for all."""
-    if body.get("all") is True and "edit_ids" not in body:
-        return None
-    edit_ids = _field(body, "edit_ids", list)
-    if not edit_ids or not all(isinstance(edit_id, str) for edit_id in edit_ids):
-        raise UserError("the request needs 'edit_ids' as a list of names, or 'all' as true")
-    return list(edit_ids)
+async def _misfit(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        ": ".join(filter(None, (".".join(str(part) for part in found["loc"][1:]), found["msg"])))
+        for found in error.errors()
+    ]
+    return _problem(400, f"the request does not fit: {'; '.join(problems)}")
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _problem(404, f"there is no {request.url.path} here; /api/v1/openapi.json lists what there is")
+    if error.status_code == 405:
+        return _problem(405, f"{request.url.path} does not take {request.method}")
+    return _problem(error.status_code, str(error.detail))
+
+
+class _LimitBody:
+    """Refuses bodies beyond the limit while they come in, whatever their headers say."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > BODY_LIMIT_BYTES:
+                limit = f"{BODY_LIMIT_BYTES >> 20} MiB"
+                raise HTTPException(413, f"the request is larger than {limit}: split the data set")
+            return message
+
+        await self._app(scope, limited if scope["type"] == "http" else receive, send)

@@ -26,6 +26,18 @@ def up(
         ),
     ] = None,
     port: Annotated[int, typer.Option(help="Port of the HTTP API on 127.0.0.1; 0 takes a free one.")] = 0,
+    bind: Annotated[
+        str | None, typer.Option(help="IP:PORT where the HTTP API answers other machines as well.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate for --bind.", exists=True, dir_okay=False)
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="PEM file of its private key.", exists=True, dir_okay=False)
+    ] = None,
+    without_tls: Annotated[
+        bool, typer.Option("--without-tls", help="Let --bind speak in the clear, tokens included.")
+    ] = False,
     lost_grace: Annotated[
         float, typer.Option(help="Seconds that an edit waits for its unplugged phone before another gets it.")
     ] = 20.0,
@@ -40,13 +52,16 @@ def up(
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from mobifarm.controller.core.due import LeaseSettings
-    from mobifarm.controller.farm.serve import serve
+    from mobifarm.controller.farm.serve import public_address, serve
+
+    public = public_address(bind, certificate, key, without_tls)
 
     typer.echo(f"starting the farm in {paths.home} …", err=True)
     serve(
         paths,
         devices=device or [],
         port=port,
+        public=public,
         settings=LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit),
         announce=lambda url: typer.echo(f"ready {url}"),
     )

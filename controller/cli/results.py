@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from enum import StrEnum
-from typing import Any
 
 import typer
 
 from mobifarm.controller.cli.output import console, print_json
 from mobifarm.controller.paths import FarmPaths
+from mobifarm.controller.results import job_results
 from mobifarm.controller.store.read import StoreReader
-from mobifarm.workloads.summary import TrialRecord, summarise
 
 
 class ResultFormat(StrEnum):
@@ -40,38 +38,14 @@ def print_results(paths: FarmPaths, job_id: str, chosen: ResultFormat, attempts:
         UserError: there is no such job.
     """
     with StoreReader(paths.database) as reader:
-        job = reader.job(job_id)
-        stored = {result.trial_id: result.result for result in reader.results(job_id)}
-        trials = [
-            TrialRecord(
-                trial.trial_id,
-                trial.label,
-                trial.state,
-                reader.payload(trial.trial_id),
-                stored.get(trial.trial_id),
-            )
-            for trial in reader.trials(job_id)
-        ]
-        summary = summarise(trials, reader.attempts(job_id))
-        if chosen is ResultFormat.JSON:
-            print_json(
-                {
-                    "job": asdict(job),
-                    "spec": reader.spec(job_id),
-                    "summary": summary.to_json(),
-                    "results": [_result(trial) for trial in trials if trial.stored is not None],
-                }
-            )
-            return
-    if chosen is ResultFormat.CSV:
+        results = job_results(reader, job_id)
+    if chosen is ResultFormat.JSON:
+        print_json(results.to_json())
+    elif chosen is ResultFormat.CSV:
         from mobifarm.workloads.tables import to_csv
 
-        typer.echo(to_csv(summary), nl=False)
-        return
-    from mobifarm.workloads.tables import print_summary
+        typer.echo(to_csv(results.summary), nl=False)
+    else:
+        from mobifarm.workloads.tables import print_summary
 
-    print_summary(summary, console(), attempts=attempts.value)
-
-
-def _result(trial: TrialRecord) -> dict[str, Any]:
-    return {"trial_id": trial.trial_id, "label": trial.label, **(trial.stored or {})}
+        print_summary(results.summary, console(), attempts=attempts.value)

@@ -105,6 +105,7 @@ class Farm:
         self._identifier = identifier
         self._paranoid = paranoid
         self._news = asyncio.Event()
+        self._change = asyncio.Event()
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self.state: FarmState = replay(store.load())
         self.live = LiveView()
@@ -149,8 +150,14 @@ class Farm:
         for command in commands:
             self._commands.put_nowait(command)
         self._news.set()
+        change, self._change = self._change, asyncio.Event()
+        change.set()
         if misfit:
             raise misfit
+
+    def next_change(self) -> asyncio.Event:
+        """Set once, when events have been made durable after this call."""
+        return self._change
 
     def _with_passport(self, event: Event) -> Event:
         """Complete a result with what only the controller knows: which phone, in which measurement epoch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import logging
 import os
@@ -12,16 +13,21 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from mobifarm import __version__
+from mobifarm.controller.api.access import TokenFile, authenticator
 from mobifarm.controller.api.app import create_app
+from mobifarm.controller.api.services import Services
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.policy import FifoPolicy
 from mobifarm.controller.errors import UserError
@@ -31,12 +37,58 @@ from mobifarm.controller.farm.ray_host import RayHost
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.host.phones import HostConfiguration
 from mobifarm.controller.paths import FarmPaths
+from mobifarm.controller.store.read import StoreReader
 from mobifarm.controller.store.sqlite import SqliteStore
 from mobifarm.controller.transport.keys import ensure_key
 
 logger = logging.getLogger(__name__)
 
 STOP_DEADLINE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublicAddress:
+    """Where the API answers other machines: by TLS, or plainly where the user insists."""
+
+    host: str
+    port: int
+    certificate: Path | None
+    key: Path | None
+
+
+def public_address(
+    bind: str | None, certificate: Path | None, key: Path | None, without_tls: bool
+) -> PublicAddress | None:
+    """Check what ``mobifarm up`` was told about it; None where the API stays on loopback.
+
+    Raises:
+        UserError: the address has another form, or there is neither TLS nor the flag to do without.
+    """
+    if bind is None:
+        if certificate or key or without_tls:
+            raise UserError("--certificate, --key and --without-tls belong to --bind HOST:PORT")
+        return None
+    host, _, port = bind.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise UserError(f"{bind!r} is no address to bind: write IP:PORT, as 0.0.0.0:8443") from None
+    if not port.isdecimal() or not 0 <= int(port) < 65536:
+        raise UserError(f"{bind!r} is no address to bind: write IP:PORT, as 0.0.0.0:8443")
+    if (certificate is None) != (key is None):
+        raise UserError("TLS needs both --certificate and --key")
+    if (certificate is None) != without_tls:
+        raise UserError(
+            "tokens must not cross a network in the clear: give --certificate and --key, or --without-tls "
+            "where something else protects the way (not both)"
+        )
+    if certificate and key:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        except OSError as error:  # an SSLError is one
+            raise UserError(f"the certificate and its key cannot be used: {error}") from None
+    return PublicAddress(host, int(port), certificate, key)
 
 
 def identifier(prefix: str) -> str:
@@ -49,6 +101,7 @@ def serve(
     *,
     devices: Sequence[str],
     port: int,
+    public: PublicAddress | None = None,
     settings: LeaseSettings,
     announce: Callable[[str], None],
 ) -> None:
@@ -57,6 +110,7 @@ def serve(
     Args:
         devices: addresses of phones to add.
         port: of the HTTP API on 127.0.0.1; 0 takes a free one.
+        public: where the API listens for other machines as well.
         announce: told the farm's address once it answers.
 
     Raises:
@@ -67,7 +121,11 @@ def serve(
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(SqliteStore(paths.database)))
         _clean_up_after_a_kill(paths)
-        listener = stack.enter_context(contextlib.closing(_listen(port)))
+        listeners = [stack.enter_context(contextlib.closing(_listen("127.0.0.1", port, "--port")))]
+        if public:
+            listeners.append(
+                stack.enter_context(contextlib.closing(_listen(public.host, public.port, "--bind")))
+            )
         scratch = Path(tempfile.mkdtemp(prefix="mobifarm-"))
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         ray_token = scratch / "ray-token"
@@ -89,18 +147,26 @@ def serve(
         requests = FarmRequests(farm, clock=time.time, identifier=identifier)
         token = secrets.token_urlsafe(32)
         _write_secret(paths.api_token, token)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(farm, requests, token)
+        url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"
+        app = create_app(
+            Services(
+                farm,
+                requests,
+                partial(StoreReader, paths.database),
+                authenticator(token, TokenFile(paths.tokens)),
+            )
+        )
+        servers = [(_server(app, None), listeners[0])]
+        servers += [(_server(app, public), listener) for listener in listeners[1:]]
         stack.enter_context(_running_file(paths, url, [scratch, cluster.scratch]))
-        asyncio.run(_run(farm, host, requests, app, listener, devices, lambda: announce(url)))
+        asyncio.run(_run(farm, host, requests, servers, devices, lambda: announce(url)))
 
 
 async def _run(
     farm: Farm,
     host: RayHost,
     requests: FarmRequests,
-    app: Any,
-    listener: socket.socket,
+    servers: Sequence[tuple[uvicorn.Server, socket.socket]],
     devices: Sequence[str],
     ready: Callable[[], None],
 ) -> None:
@@ -108,30 +174,44 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    server = _Server(
-        uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=2, access_log=False)
-    )
-    tasks = [
+    tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(farm.run(), name="farm"),
-        asyncio.create_task(server.serve(sockets=[listener]), name="api"),
         asyncio.create_task(stop.wait(), name="stop"),
+    ]
+    serving: list[asyncio.Task[Any]] = [
+        asyncio.create_task(server.serve(sockets=[listener]), name="api") for server, listener in servers
     ]
     try:
         await farm.started.wait()
         for address in devices:
             await requests.add_device(address, "command line")
         ready()
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks + serving, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()  # a loop that ends by itself has failed: say why
     finally:
-        server.should_exit = True
-        tasks[0].cancel()
-        tasks[2].cancel()
+        for server, _ in servers:
+            server.should_exit = True
+        for task in tasks:
+            task.cancel()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(STOP_DEADLINE_S):
                 await host.close()
-        await asyncio.wait(tasks, timeout=STOP_DEADLINE_S)
+        await asyncio.wait(tasks + serving, timeout=STOP_DEADLINE_S)
+
+
+def _server(app: Any, public: PublicAddress | None) -> uvicorn.Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            access_log=False,
+            ssl_certfile=public.certificate if public else None,
+            ssl_keyfile=public.key if public else None,
+        )
+    )
 
 
 class _Server(uvicorn.Server):
@@ -142,15 +222,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _listen(host: str, port: int, option: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", port))
+        listener.bind((host, port))
     except OSError as error:
         listener.close()
         raise UserError(
-            f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another with --port"
+            f"port {port} of {host} cannot be used ({error.strerror}); choose another with {option}"
         ) from None
     return listener
 

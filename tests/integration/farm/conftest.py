@@ -49,9 +49,9 @@ class FarmUnderTest:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "MOBIFARM_HOME": str(self.home)}
 
-    def up(self, lost_grace_s: float = LOST_GRACE_S) -> subprocess.Popen[str]:
+    def up(self, *options: str, lost_grace_s: float = LOST_GRACE_S) -> subprocess.Popen[str]:
         """Start the farm and wait until it answers; ended with the test at the latest."""
-        arguments = ["up", "--lost-grace", str(lost_grace_s)]
+        arguments = ["up", "--lost-grace", str(lost_grace_s), *options]
         for phone in self.phones.phones:
             arguments += ["--device", phone.address]
         log = self._stack.enter_context((self.home / "up.log").open("a"))

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from mobifarm.controller.api import app as app_module
+from mobifarm.controller.api.access import Caller, Role
 from mobifarm.controller.api.app import create_app
+from mobifarm.controller.api.services import Services
+from mobifarm.controller.core.events import JobSubmitted, TrialPlan
+from mobifarm.controller.core.selector import DeviceSelector
+from mobifarm.controller.core.state import FarmState
+from mobifarm.controller.core.step import replay
 from mobifarm.controller.errors import DeviceError, HostError, UserError
 from mobifarm.controller.farm.live import LiveView
+from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.sqlite import SqliteStore
 
 
 class ScriptedRequests:
@@ -46,7 +56,9 @@ class ScriptedRequests:
 
 
 class ScriptedFarm:
-    live = LiveView()
+    def __init__(self) -> None:
+        self.live = LiveView()
+        self.state = FarmState()
 
 
 @pytest.fixture
@@ -55,10 +67,21 @@ def requests() -> ScriptedRequests:
 
 
 @pytest.fixture
-def client(requests: ScriptedRequests, tmp_path: Path) -> httpx.AsyncClient:
-    app = create_app(ScriptedFarm(), requests, "secret")  # type: ignore[arg-type]
+def farm() -> ScriptedFarm:
+    return ScriptedFarm()
+
+
+@pytest.fixture
+def client(requests: ScriptedRequests, farm: ScriptedFarm, tmp_path: Path) -> httpx.AsyncClient:
+    people = {
+        "Bearer secret": Caller("operator", Role.OPERATOR, local=True),
+        "Bearer reads": Caller("vera", Role.VIEWER),
+        "Bearer submits": Caller("sam", Role.SUBMITTER),
+        "Bearer runs": Caller("olga", Role.OPERATOR),
+    }
+    services = Services(farm, requests, partial(StoreReader, tmp_path / "farm.sqlite"), people.get)  # type: ignore[arg-type]
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app),
+        transport=httpx.ASGITransport(app=create_app(services)),
         base_url="http://farm",
         headers={"authorization": "Bearer secret"},
     )
@@ -113,7 +136,14 @@ async def test_errors_are_one_sentence(
 
 
 @pytest.mark.parametrize(
-    "body", [b"not json", b"[]", b'{"spec": {}}', b'{"spec": 1, "records": [], "user": "me"}']
+    "body",
+    [
+        b"not json",
+        b"[]",
+        b'{"spec": {}}',
+        b'{"spec": 1, "records": [], "user": "me"}',
+        b'{"spec": {}, "records": [], "x": 1}',
+    ],
 )
 async def test_bad_bodies_are_refused(
     client: httpx.AsyncClient, requests: ScriptedRequests, body: bytes
@@ -145,4 +175,126 @@ async def test_kept_edits_are_asked_for(client: httpx.AsyncClient) -> None:
 async def test_what_is_to_be_undone_must_be_said(client: httpx.AsyncClient, choice: dict[str, Any]) -> None:
     answer = await client.post("/api/v1/devices/a/edits/undo", json={"bundle_hash": "ab", **choice})
     assert answer.status_code == 400
-    assert "edit_ids" in answer.json()["error"]
+    assert any(name in answer.json()["error"] for name in ("edit_ids", "all: "))
+
+
+def submitted(job_id: str, user: str) -> JobSubmitted:
+    payload = {"method_label": "forward", "repeat": 0, "record": {"record_id": "r"}, "bundle_hash": "ab"}
+    trial = TrialPlan(f"{job_id}/t1", "t1", payload, "forward")
+    return JobSubmitted(1.0, job_id, "name", user, {"name": "n"}, (trial,), DeviceSelector(), 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "least"),
+    [
+        ("GET", "/api/v1/live", "viewer"),
+        ("GET", "/api/v1/whoami", "viewer"),
+        ("GET", "/api/v1/devices", "viewer"),
+        ("GET", "/api/v1/devices/a/edits", "viewer"),
+        ("POST", "/api/v1/jobs", "submitter"),
+        ("POST", "/api/v1/jobs/j/cancel", "submitter"),
+        ("POST", "/api/v1/devices", "operator"),
+        ("POST", "/api/v1/devices/a/edits/undo", "operator"),
+    ],
+)
+async def test_a_role_may_do_so_much(client: httpx.AsyncClient, method: str, path: str, least: str) -> None:
+    body: dict[str, Any] = {"address": "computer"} if path.endswith("devices") else JOB
+    if path.endswith("undo"):
+        body = {"bundle_hash": "ab", "all": True}
+    for token, role in (("reads", Role.VIEWER), ("submits", Role.SUBMITTER), ("runs", Role.OPERATOR)):
+        answer = await client.request(
+            method,
+            path,
+            json=body if method == "POST" else None,
+            headers={"authorization": f"Bearer {token}"},
+        )
+        assert answer.status_code == (200 if role.allows(Role(least)) else 403), (token, answer.text)
+        if answer.status_code == 403:
+            assert f"--role {least}" in answer.json()["error"]
+
+
+async def test_only_the_farms_own_token_says_whose_job_it_is(
+    client: httpx.AsyncClient, requests: ScriptedRequests
+) -> None:
+    for token in ("secret", "submits", "runs"):
+        await client.post("/api/v1/jobs", json=JOB, headers={"authorization": f"Bearer {token}"})
+    assert [user for _, _, user in requests.submitted] == ["me", "sam", "olga"]
+
+
+async def test_a_submitter_cancels_its_own_jobs_alone(client: httpx.AsyncClient, farm: ScriptedFarm) -> None:
+    farm.state = replay([submitted("mine", "sam"), submitted("theirs", "vera")])
+    statuses = [
+        (
+            await client.post(f"/api/v1/jobs/{job}/cancel", headers={"authorization": f"Bearer {token}"})
+        ).status_code
+        for job, token in (("mine", "submits"), ("theirs", "submits"), ("theirs", "runs"))
+    ]
+    assert statuses == [200, 403, 200]
+
+
+async def test_what_is_stored_can_be_read(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "farm.sqlite")
+    store.append([submitted("job-1", "sam"), submitted("job-2", "vera")]).result()
+    try:
+        assert [job["user"] for job in (await client.get("/api/v1/jobs")).json()] == ["sam", "vera"]
+        assert (await client.get("/api/v1/jobs/job-2")).json()["trials"] == 1
+        assert (await client.get("/api/v1/jobs/job-1/spec")).json() == {"name": "n"}
+        assert [trial["label"] for trial in (await client.get("/api/v1/jobs/job-1/trials")).json()] == ["t1"]
+        assert (await client.get("/api/v1/jobs/job-1/attempts")).json() == []
+        assert (await client.get("/api/v1/jobs/job-1/results.csv")).text.startswith("trial_id,")
+        missing = await client.get("/api/v1/jobs/none")
+        assert (missing.status_code, "mobifarm jobs" in missing.json()["error"]) == (400, True)
+    finally:
+        store.close()
+
+
+async def test_the_log_is_told_from_any_number_on(
+    client: httpx.AsyncClient, farm: ScriptedFarm, tmp_path: Path
+) -> None:
+    events = [submitted("job-1", "sam"), submitted("job-2", "vera"), submitted("job-3", "vera")]
+    farm.state = replay(events)
+    store = SqliteStore(tmp_path / "farm.sqlite")
+    store.append(events).result()
+    farm.next_change = lambda: None  # type: ignore[attr-defined]
+    try:
+        text = (await client.get("/api/v1/events?follow=false&after=1")).text
+        assert [line for line in text.splitlines() if line.startswith("id")] == ["id: 2", "id: 3"]
+        text = (await client.get("/api/v1/events?follow=false&job=job-3")).text
+        assert text.startswith("id: 3\nevent: job_submitted\ndata: {")
+    finally:
+        store.close()
+
+
+async def test_a_phone_of_another_host_is_found(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/api/v1/devices/bench-2%2Fusb:1-2/edits")
+    assert answer.json()["device_id"] == "bench-2/usb:1-2"
+    assert (await client.get("/api/v1/devices/bench-2%2Fusb:1-2")).status_code == 400
+
+
+async def test_everything_is_described(client: httpx.AsyncClient) -> None:
+    client.headers.pop("authorization")
+    document = (await client.get("/api/v1/openapi.json")).json()
+    documented = (Path(__file__).parents[4] / "docs" / "api.md").read_text()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation.get("summary"), path
+            assert operation.get("description"), f"{method} {path} has no docstring"
+            line = f"{method.upper()} {path}".replace(":path", "")
+            assert line in documented, f"docs/api.md lacks {line}"
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+
+
+async def test_unknown_paths_and_methods_are_one_sentence(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/api/v1/nothing")
+    assert (answer.status_code, "openapi.json" in answer.json()["error"]) == (404, True)
+    answer = await client.put("/api/v1/jobs", json={})
+    assert (answer.status_code, "PUT" in answer.json()["error"]) == (405, True)
+
+
+async def test_a_body_beyond_the_limit_is_refused(
+    client: httpx.AsyncClient, requests: ScriptedRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "BODY_LIMIT_BYTES", 10)
+    answer = await client.post("/api/v1/jobs", json=JOB)
+    assert (answer.status_code, "split the data set" in answer.json()["error"]) == (413, True)
+    assert not requests.submitted

@@ -1,0 +1,83 @@
+"""Routes about phones. A phone's id may hold slashes, so that the routes with an ending come first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import APIRouter
+
+from mobifarm.controller.api.bodies import (
+    DeviceId,
+    DeviceNow,
+    ImportedEdits,
+    JsonObject,
+    NewDevice,
+    UndoneEdits,
+)
+from mobifarm.controller.api.services import Farmhouse, Operator, Viewer
+from mobifarm.controller.core.views import device_view
+from mobifarm.controller.errors import UserError
+
+router = APIRouter(prefix="/api/v1/devices", tags=["devices"])
+
+
+@router.get("")
+async def devices(farm: Farmhouse, _: Viewer) -> list[DeviceNow]:
+    """Every place where a phone was seen, forgotten ones included, with what was heard of it last."""
+    return [_now(farm, device_id) for device_id in sorted(farm.farm.state.devices)]
+
+
+@router.post("")
+async def add_device(body: NewDevice, farm: Farmhouse, _: Operator) -> DeviceId:
+    """Keep the phone at this address connected from now on."""
+    return DeviceId(**await farm.requests.add_device(body.address, "operator"))
+
+
+@router.post("/{device_id:path}/release")
+async def release_device(device_id: str, farm: Farmhouse, _: Operator) -> DeviceId:
+    """End a phone's quarantine."""
+    return DeviceId(**await farm.requests.release_device(device_id))
+
+
+@router.get("/{device_id:path}/edits")
+async def list_edits(device_id: str, farm: Farmhouse, _: Viewer) -> JsonObject:
+    """The edits that the phone keeps, by bundle; also while it does an edit."""
+    return dict(await farm.requests.list_edits(device_id))
+
+
+@router.get("/{device_id:path}/edits/export")
+async def export_edits(device_id: str, farm: Farmhouse, _: Viewer, bundle: str = "") -> JsonObject:
+    """The kept edits of a bundle as one file, ``exported`` in base64."""
+    return dict(await farm.requests.export_edits(device_id, bundle))
+
+
+@router.post("/{device_id:path}/edits/import")
+async def import_edits(device_id: str, body: ImportedEdits, farm: Farmhouse, _: Operator) -> JsonObject:
+    """Have a phone keep the edits of an exported file, beside those that it keeps, all or none."""
+    return dict(await farm.requests.import_edits(device_id, body.exported))
+
+
+@router.post("/{device_id:path}/edits/undo")
+async def undo_edits(device_id: str, body: UndoneEdits, farm: Farmhouse, _: Operator) -> JsonObject:
+    """Undo some or all kept edits of a bundle; the others stay bit for bit."""
+    return dict(await farm.requests.undo_edits(device_id, body.bundle_hash, body.edit_ids))
+
+
+@router.get("/{device_id:path}")
+async def device(device_id: str, farm: Farmhouse, _: Viewer) -> DeviceNow:
+    """One phone with what was heard of it last."""
+    if device_id not in farm.farm.state.devices:
+        raise UserError(f"there is no phone {device_id}; `mobifarm devices` lists them")
+    return _now(farm, device_id)
+
+
+@router.delete("/{device_id:path}")
+async def forget_device(device_id: str, farm: Farmhouse, _: Operator) -> DeviceId:
+    """Take a phone out of the farm; its running edit is given to another one."""
+    return DeviceId(**await farm.requests.forget_device(device_id))
+
+
+def _now(farm: Farmhouse, device_id: str) -> DeviceNow:
+    live = farm.farm.live.devices().get(device_id)
+    view = device_view(farm.farm.state, device_id)
+    return DeviceNow(**asdict(view), live=live.to_json() if live else None)
