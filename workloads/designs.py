@@ -81,6 +81,11 @@ def block_orders(kind: DesignKind, blocks: int, generator: np.random.Generator) 
     return [drawn[int(index)] for index in generator.permutation(blocks)]
 
 
+def full_block(kind: DesignKind) -> int:
+    """Edits of a complete block."""
+    return len(_ORDERS[kind][0])
+
+
 def compare(blocks: Sequence[Block], *, relative: bool, generator: np.random.Generator) -> list[Comparison]:
     """One comparison per phone, in the order in which they appear, then one over all where there are several.
 

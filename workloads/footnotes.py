@@ -6,7 +6,13 @@ from collections.abc import Mapping, Set
 
 
 def footnotes(
-    *, executions: Set[str], repeated: bool, missing: Mapping[str, int], kept: Mapping[str, int]
+    *,
+    executions: Set[str],
+    repeated: bool,
+    missing: Mapping[str, int],
+    kept: Mapping[str, int],
+    compared: bool,
+    incomplete_blocks: int,
 ) -> tuple[str, ...]:
     """The notes that apply.
 
@@ -15,6 +21,8 @@ def footnotes(
         repeated: whether some fact was edited more than once.
         missing: trials without a result by state.
         kept: edits that phones have kept, by the phone's serial number.
+        compared: whether the job has a design.
+        incomplete_blocks: of its blocks, how many are in no comparison.
     """
     notes = [
         "Measured on the quantised model before and after each edit"
@@ -48,6 +56,18 @@ def footnotes(
         notes.append(
             f"Edits were kept: {phones}. Each was scored with all that its phone kept until then "
             "(edits_applied in --csv); each phone keeps its own, and `mobifarm edits list PHONE` shows them."
+        )
+    if compared:
+        notes.append(
+            "Comparison: of blocks ABBA or BAAB on one phone (A/A pairs where there is no B), each phone by "
+            "itself and then their mean. The noise floor is what the mean of as many differences between "
+            "two edits of one method stays below in 95 % of cases; below it, or with an interval around "
+            "zero, nothing is concluded."
+        )
+    if incomplete_blocks:
+        notes.append(
+            f"{incomplete_blocks} blocks are in no comparison: an edit of theirs has no result yet, or was "
+            "made on another phone."
         )
     if missing:
         listed = ", ".join(f"{number} {state}" for state, number in sorted(missing.items()))

@@ -114,7 +114,8 @@ class EvaluationSpec(_Part):
 
     ``attempts`` is how often a trial is tried when phones or links fail; a failed edit is a result and is
     never tried again. ``keep``: each phone keeps the edits that it makes, found on the unedited model or on
-    the model with those that it kept before.
+    the model with those that it kept before. ``design`` compares two methods (or one with itself) in blocks
+    on one phone, see :mod:`mobifarm.workloads.designs`; a fact has ``repeats`` blocks.
     """
 
     name: Name
@@ -127,6 +128,7 @@ class EvaluationSpec(_Part):
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
     keep: Keep = "no"
+    design: Literal["ab", "aa"] | None = None
 
     @model_validator(mode="after")
     def _titles_differ(self) -> Self:
@@ -134,6 +136,29 @@ class EvaluationSpec(_Part):
         doubled = sorted({title for title in titles if titles.count(title) > 1})
         if doubled:
             raise ValueError(f"two methods are called {', '.join(doubled)}: give each its own label")
+        return self
+
+    @model_validator(mode="after")
+    def _design_has_its_methods(self) -> Self:
+        if self.design is None:
+            return self
+        from mobifarm.workloads.methods import runs_on_computer
+
+        wanted = {"ab": 2, "aa": 1}[self.design]
+        if len(self.methods) != wanted:
+            number = "two methods, A and B" if wanted == 2 else "one method, which runs against itself"
+            raise ValueError(
+                f"design is {self.design!r}, which compares {number}: {len(self.methods)} are given"
+            )
+        if len({runs_on_computer(method.name) for method in self.methods}) > 1:
+            raise ValueError(
+                "a design compares on one phone, and one of these methods runs on the farm's computer: "
+                "leave design away"
+            )
+        if self.keep != "no":
+            raise ValueError(
+                "a design makes each edit several times, so nothing can be kept: leave keep away"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from mobifarm.workloads.comparisons import Comparisons, comparisons
 from mobifarm.workloads.footnotes import footnotes
 from mobifarm.workloads.scores import Quality, failed_quality, quality
 from mobifarm.workloads.statistics import bootstrap_mean_interval, mean, median, quantile, wilson_interval
@@ -170,6 +171,10 @@ class EditRow:
     bundle_hash: str
     edits_applied: int | None
     kept: bool | None
+    measurement_epoch: int | None
+    block: int | None
+    place: int | None
+    arm: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,7 @@ class Summary:
     """All tables of a job. ``missing`` counts trials without a result by state.
 
     ``unedited`` is the quantised model of the phones; that of the computer where no phone has a result.
+    ``comparisons`` is there for a job with a design.
     """
 
     unedited: MethodRow | None
@@ -187,6 +193,7 @@ class Summary:
     edits: tuple[EditRow, ...]
     missing: Mapping[str, int]
     footnotes: tuple[str, ...]
+    comparisons: Comparisons | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON of all tables."""
@@ -206,6 +213,7 @@ def summarise(trials: Sequence[TrialRecord], attempts: Iterable[StoredAttempt]) 
     with_result = [row for row in edits if row.status is not None]
     groups = list(dict.fromkeys((row.method, row.execution or "") for row in with_result))
     missing = Counter(row.state for row in edits if row.status is None)
+    compared = comparisons(edits)
     devices = _phone_rows([trial for trial in trials if trial.stored is not None])
     return Summary(
         unedited=_unedited_row(with_result),
@@ -218,11 +226,14 @@ def summarise(trials: Sequence[TrialRecord], attempts: Iterable[StoredAttempt]) 
         attempts=attempt_rows,
         edits=edits,
         missing=dict(missing),
+        comparisons=compared,
         footnotes=footnotes(
             executions={row.execution for row in devices},
             repeated=len({row.record_id for row in with_result}) < len(with_result),
             missing=missing,
             kept=Counter(row.serial or row.device_id or "" for row in edits if row.kept),
+            incomplete_blocks=compared.incomplete if compared else 0,
+            compared=compared is not None,
         ),
     )
 
@@ -231,6 +242,7 @@ def _edit_row(trial: TrialRecord, attempts: int) -> EditRow:
     payload, stored = trial.payload, trial.stored or {}
     result, passport = stored.get("result") or {}, stored.get("passport") or {}
     record, phone = payload["record"], passport.get("phone") or {}
+    design = payload.get("design") or {}
     status = result.get("status") if trial.stored is not None else None
     finished = status in _FINISHED
     cost = (result.get("cost") or {}) if finished else {}
@@ -262,6 +274,10 @@ def _edit_row(trial: TrialRecord, attempts: int) -> EditRow:
         bundle_hash=payload["bundle_hash"],
         edits_applied=passport.get("edits_applied"),
         kept=passport.get("kept"),
+        measurement_epoch=passport.get("measurement_epoch"),
+        block=design.get("block"),
+        place=design.get("place"),
+        arm=design.get("arm"),
     )
 
 

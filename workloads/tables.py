@@ -7,6 +7,8 @@ import io
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from mobifarm.workloads.comparisons import Comparisons
+from mobifarm.workloads.designs import Comparison
 from mobifarm.workloads.plain_text import printable
 from mobifarm.workloads.scores import Quality
 from mobifarm.workloads.summary import COMPUTER, AttemptRow, EditRow, Estimate, MethodRow, PhoneRow, Summary
@@ -30,6 +32,8 @@ def print_summary(summary: Summary, console: Console, *, attempts: AttemptChoice
                 console.print(render_devices(devices, title))
     else:
         console.print(Text("There are no results yet."))
+    if summary.comparisons:
+        console.print(render_comparisons(summary.comparisons))
     chosen = [row for row in summary.attempts if attempts == "all" or (attempts == "retried" and row.of > 1)]
     if chosen:
         title = "Attempts" if attempts == "all" else "Attempts of the edits that needed more than one"
@@ -71,6 +75,41 @@ def render_devices(rows: Sequence[PhoneRow], title: str = "Phones") -> Table:
             for row in rows
         ],
     )
+
+
+def render_comparisons(found: Comparisons) -> Table:
+    """B against A by measure and phone, with the phone's noise floor and what may be said."""
+    title = f"A/A runs of {found.a}" if found.b is None else f"B = {found.b} against A = {found.a}"
+    return _table(
+        f"{title}: {found.blocks - found.incomplete} of {found.blocks} blocks",
+        ("measure", "phone", "blocks", "B against A", "noise floor", "verdict"),
+        [
+            (
+                row.measure,
+                row.comparison.phone,
+                str(row.comparison.blocks),
+                _effect(row.comparison),
+                _percent(row.comparison.floor, row.comparison.relative, "±"),
+                row.comparison.verdict.value,
+            )
+            for row in found.rows
+        ],
+        right=(2, 3, 4),
+    )
+
+
+def _effect(comparison: Comparison) -> str:
+    if comparison.effect is None or comparison.low is None or comparison.high is None:
+        return UNKNOWN
+    bounds = f"{100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}"
+    return f"{_percent(comparison.effect, comparison.relative)} [{bounds}]"
+
+
+def _percent(value: float | None, relative: bool, sign: str = "") -> str:
+    if value is None:
+        return UNKNOWN
+    number = f"{sign}{100 * value:.1f}" if sign else f"{100 * value:+.1f}"
+    return f"{number} %" if relative else f"{number} points"
 
 
 def render_attempts(rows: Sequence[AttemptRow], title: str = "Attempts") -> Table:
@@ -119,6 +158,10 @@ CSV_COLUMNS: tuple[str, ...] = (
     "bundle_hash",
     "edits_applied",
     "kept",
+    "measurement_epoch",
+    "block",
+    "place",
+    "arm",
 )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mobifarm.agent.editor.types import EditRecord, Probe
 from mobifarm.workloads.errors import WorkloadInputError
-from mobifarm.workloads.planner import plan, trial_seed
+from mobifarm.workloads.planner import Trial, plan, trial_seed
 from mobifarm.workloads.records import record_to_mapping
 from mobifarm.workloads.spec import EvaluationSpec, parse_spec
 
@@ -105,3 +105,47 @@ def test_a_plan_is_complete_repeatable_and_plain_json(
 @given(st.integers(0, 2**53 - 1), st.text(), st.integers(0, 1000))
 def test_seeds_are_exact_in_every_json_reader(seed: int, record_id: str, repeat: int) -> None:
     assert 0 <= trial_seed(seed, record_id, repeat) < 2**53
+
+
+def designed(kind: str, methods: int, repeats: int = 2, seed: int = 0) -> EvaluationSpec:
+    return spec(methods, repeats, seed).model_copy(update={"design": kind})
+
+
+def test_a_design_has_blocks_of_one_fact_on_one_phone() -> None:
+    trials = plan(designed("ab", 2), [ANN, BOB], bundle_hash="b")
+    assert [trial.trial_id for trial in trials] == [f"{number:05d}" for number in range(1, 17)]
+    blocks: dict[str, list[Trial]] = {}
+    for trial in trials:
+        blocks.setdefault(trial.group, []).append(trial)
+    assert list(blocks) == [f"block-{number}" for number in range(1, 5)]
+    orders, facts = [], []
+    for number, block in enumerate(blocks.values(), 1):
+        designs = [trial.payload["design"] for trial in block]
+        assert [(d["block"], d["place"]) for d in designs] == [(number, place) for place in range(4)]
+        orders.append("".join(d["arm"] for d in designs))
+        assert [t.payload["method_label"] for t in block] == [
+            "m0" if d["arm"] == "A" else "m1" for d in designs
+        ]
+        ((record, repeat, seed),) = {
+            (t.payload["record"]["record_id"], t.payload["repeat"], t.payload["seed"]) for t in block
+        }
+        assert seed == trial_seed(0, record, repeat)
+        facts.append((record, repeat))
+    assert sorted(orders) == ["ABBA", "ABBA", "BAAB", "BAAB"]
+    assert sorted(facts) == [("ann", 0), ("ann", 1), ("bob", 0), ("bob", 1)]
+
+
+def test_the_seed_shuffles_a_design() -> None:
+    def order(seed: int) -> list[str]:
+        return [
+            t.payload["record"]["record_id"]
+            for t in plan(designed("aa", 1, 8, seed), [ANN, BOB], bundle_hash="b")
+        ]
+
+    assert order(1) == order(1)
+    assert len({tuple(order(seed)) for seed in range(5)}) > 1
+    assert len(order(1)) == 32
+
+
+def test_trials_without_a_design_belong_to_no_group() -> None:
+    assert {trial.group for trial in plan(spec(2), [ANN], bundle_hash="b")} == {""}

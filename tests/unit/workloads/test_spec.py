@@ -222,3 +222,24 @@ def test_files_that_cannot_be_read_are_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
     with pytest.raises(WorkloadInputError, match="is not UTF-8"):
         load_spec(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"design": "ab"}, "compares two methods"),
+        ({"design": "aa", "methods": [{"name": "forward"}, {"name": "mobiedit"}]}, "one method"),
+        ({"design": "abc"}, "choose 'ab' or 'aa'"),
+        ({"design": "ab", "methods": [{"name": "forward"}, {"name": "rome"}]}, "leave design away"),
+        ({"design": "aa", "keep": "together"}, "leave keep away"),
+    ],
+)
+def test_a_design_needs_its_methods(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(WorkloadInputError, match=words):
+        parse_spec({**MINIMAL, **changes})
+
+
+def test_a_design_compares_two_methods_or_one_with_itself() -> None:
+    two = [{"name": "forward"}, {"name": "mobiedit"}]
+    assert parse_spec({**MINIMAL, "design": "ab", "methods": two}).design == "ab"
+    assert parse_spec({**MINIMAL, "design": "aa"}).design == "aa"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -332,3 +332,58 @@ def test_edits_that_were_kept_are_told_with_their_phones() -> None:
     (note,) = [note for note in summary.footnotes if "kept" in note]
     assert "Edits were kept: 1 by S-tcp:1, 1 by S-tcp:2." in note
     assert not any("kept" in note for note in summarise([trial(1)], []).footnotes)
+
+
+def designed(block: int, place: int, arm: str, edit_s: float, **others: Any) -> TrialRecord:
+    made = trial(
+        block * 10 + place, record="r", method="new" if arm == "B" else "old", edit_s=edit_s, **others
+    )
+    return replace(made, payload={**made.payload, "design": {"block": block, "place": place, "arm": arm}})
+
+
+def block(number: int, times: tuple[float, ...], **others: Any) -> list[TrialRecord]:
+    return [designed(number, place, arm, times[place], **others) for place, arm in enumerate("ABBA")]
+
+
+def test_a_design_is_compared_by_phone() -> None:
+    trials = [t for number in range(5) for t in block(number, (2.0 + 0.01 * number, 1.0, 1.0, 2.0))]
+    trials += [t for number in range(5, 10) for t in block(number, (2.0, 1.5, 1.5, 2.0), device="tcp:2")]
+    found = summarise(trials, [])
+    assert found.comparisons is not None
+    assert (found.comparisons.a, found.comparisons.b, found.comparisons.incomplete) == ("old", "new", 0)
+    rows = {(row.measure, row.comparison.phone): row.comparison for row in found.comparisons.rows}
+    seconds = [value for (measure, _), value in rows.items() if measure == "seconds per edit"]
+    assert [row.verdict.value for row in seconds] == ["B is lower"] * 3
+    assert seconds[0].effect == pytest.approx(-0.5, abs=0.01)
+    assert seconds[1].effect == pytest.approx(-0.25)
+    assert rows["edit success", "all phones"].effect == 0.0
+    shown = printed(found)
+    assert "B = new against A = old: 10 of 10 blocks" in shown
+    assert "B is lower" in shown
+    assert "noise floor" in shown
+
+
+def test_blocks_that_lost_an_edit_or_moved_are_left_out() -> None:
+    trials = [t for number in range(4) for t in block(number, (2.0, 1.0, 1.0, 2.0))]
+    trials[0] = designed(0, 0, "A", 2.0, device="tcp:2")
+    trials[7] = designed(1, 3, "A", 2.0, status=None, state="pending")
+    found = summarise(trials, []).comparisons
+    assert found is not None
+    assert (found.blocks, found.incomplete) == (4, 2)
+    assert {row.comparison.blocks for row in found.rows} == {2}
+    assert {row.comparison.verdict.value for row in found.rows} == {"fewer than 3 blocks"}
+    assert "2 blocks are in no comparison" in printed(summarise(trials, []))
+
+
+def test_a_failed_edit_counts_in_quality_and_not_in_time() -> None:
+    trials = [t for number in range(4) for t in block(number, (2.0, 1.0, 1.0, 2.0))]
+    trials[1] = designed(0, 1, "B", 1.0, status="failed", success=False, state="failed")
+    found = summarise(trials, []).comparisons
+    assert found is not None
+    blocks = {row.measure: row.comparison.blocks for row in found.rows}
+    assert blocks["seconds per edit"] == 3
+    assert blocks["edit success"] == 4
+
+
+def test_without_a_design_nothing_is_compared() -> None:
+    assert summarise([trial(1)], []).comparisons is None
