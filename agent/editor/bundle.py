@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mobifarm.agent.editor.prepared import Prepared, load_prepared
 from mobifarm.agent.editor.sessions import Arrays, Pieces
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import BundleError, InputError
-from mobifarm.agent.memory import trim_heap
+from mobifarm.agent.memory import limit_heap, return_code, return_freed
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -34,6 +34,7 @@ _PROBE_TOKENS = 8
 # Bound the memory of the activations. Larger calls would hardly be faster.
 _POSITIONS_PER_CALL = 256
 _READ_OUTS_PER_CALL = 24
+_COLUMNS_READ = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +111,11 @@ class Bundle:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         """Use :meth:`open`, which checks the files."""
+        limit_heap()
         self.manifest = manifest
         self.bundle_hash = bundle_hash
         self.tokenizer = tokenizer or Tokenizer(path / manifest.tokenizer.file, manifest.tokenizer)
-        tensors = MappedTensors(path)
+        self._tensors = tensors = MappedTensors(path)
         stored = manifest.tensors
         self._output = tensors.tensor(stored["output"]).T
         self._output_scales = _scales(tensors, manifest, "output_scales")
@@ -136,7 +138,8 @@ class Bundle:
             traced = (self._lower, self._upper, self._read_out)
             self._placement = sum((pieces.end_profiling() for pieces in traced), Counter[str]())
         # Reading the tokenizer and the graphs takes twice the memory that they need.
-        trim_heap()
+        return_freed()
+        return_code()
 
     @classmethod
     def open(
@@ -204,11 +207,11 @@ class Bundle:
 
     def embed(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
         """Embeddings [..., d] f32 of token ids [...]."""
-        return _dequantised_rows(self._embedding, self._embedding_scales, token_ids)
+        return self._dequantised_rows(self._embedding, self._embedding_scales, token_ids)
 
     def output_rows(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
         """Rows [..., d] f32 of the output projection for token ids [...]."""
-        return _dequantised_rows(self._output, self._output_scales, token_ids)
+        return self._dequantised_rows(self._output, self._output_scales, token_ids)
 
     def lower(self, token_ids: NDArray[np.integer[Any]], edits: EditPair | None = None) -> LowerOutput:
         """Layers 0…l. Shorter sequences of a batch are padded on the right with any token.
@@ -297,8 +300,8 @@ class Bundle:
             for part in _parts(feeds, batch, length, _POSITIONS_PER_CALL)
         ]
         feeds = {**feeds, "final_residual": _concatenate(found)}
-        parts = [self._read_out.run(names, part) for part in _parts(feeds, batch, reads, _READ_OUTS_PER_CALL)]
-        outputs = dict(zip(names, map(_concatenate, zip(*parts, strict=True)), strict=True))
+        parts = (self._read_out.run(names, part) for part in _parts(feeds, batch, reads, _READ_OUTS_PER_CALL))
+        outputs = dict(zip(names, _gathered(parts, batch), strict=True))
         return UpperOutput(
             outputs["log_probabilities"],
             outputs["argmax"],
@@ -327,6 +330,19 @@ class Bundle:
         assert high.log_softmax is not None
         return [low.residual, low.key, low.value, high.log_softmax]
 
+    def _dequantised_rows(
+        self, rows: NDArray[Any], scales: NDArray[Any] | None, indices: NDArray[np.integer[Any]]
+    ) -> Floats:
+        """A few columns at a time: where a column is stored in one piece, each takes pages of its own."""
+        picked = np.empty((*np.shape(indices), rows.shape[1]), np.float32)
+        for start in range(0, rows.shape[1], _COLUMNS_READ):
+            columns = slice(start, start + _COLUMNS_READ)
+            picked[..., columns] = rows[:, columns][indices]
+            self._tensors.release()
+        if scales is not None:
+            picked *= scales[indices][..., None]
+        return picked
+
     def _upper_feeds(
         self, residual: Floats, cache: Cache, delta: Floats, rows: Integers, targets: Integers
     ) -> Arrays:
@@ -347,19 +363,30 @@ class Bundle:
             )
 
 
-def _dequantised_rows(
-    rows: NDArray[Any], scales: NDArray[Any] | None, indices: NDArray[np.integer[Any]]
-) -> Floats:
-    picked = np.asarray(rows[indices], np.float32)
-    return picked if scales is None else np.asarray(picked * scales[indices][..., None], np.float32)
-
-
 def _scales(tensors: MappedTensors, manifest: Manifest, name: str) -> Floats | None:
     return np.array(tensors.tensor(manifest.tensors[name])) if name in manifest.tensors else None
 
 
 def _concatenate(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _gathered(parts: Iterable[Sequence[NDArray[Any]]], batch: int) -> list[NDArray[Any]]:
+    """What several calls gave for the rows of a batch, in one array for each output.
+
+    They are filled as the calls go on: the whole vocabulary for every row is not to be held twice.
+    """
+    gathered: list[NDArray[Any]] = []
+    start = 0
+    for part in parts:
+        if len(part[0]) == batch:
+            return list(part)
+        gathered = gathered or [np.empty((batch, *array.shape[1:]), array.dtype) for array in part]
+        stop = start + len(part[0])
+        for whole, array in zip(gathered, part, strict=True):
+            whole[start:stop] = array
+        start = stop
+    return gathered
 
 
 def _parts(feeds: Arrays, batch: int, width: int, limit: int) -> Iterator[Arrays]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mobifarm.agent.editor.bundle_files import MappedTensors
 from mobifarm.agent.editor.manifest import StoredTensor
+from mobifarm.agent.memory import return_freed
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -48,6 +49,7 @@ class Pieces:
 
     def run(self, names: Sequence[str], feeds: Arrays) -> list[NDArray[Any]]:
         """The outputs ``names``, in that order; ``feeds`` may hold more than the graph takes."""
+        self._tensors.release()  # what was read beside the graphs
         values = dict(feeds)
         options = onnxruntime.RunOptions()
         options.only_execute_path_to_fetches = True
@@ -56,8 +58,12 @@ class Pieces:
             wanted = [name for name in self._outputs[index] if name in later or name in names]
             fed = {name: values[name] for name in self._inputs[index]}
             found = session.run(wanted, {**fed, **self._weights[index]}, options)
+            kept = later.union(names)
+            values = {name: array for name, array in values.items() if name in kept}
             values.update(zip(wanted, found, strict=True))
+            del fed, found
             self._tensors.release()
+        return_freed()
         return [values[name] for name in names]
 
     def end_profiling(self) -> Counter[str]:
