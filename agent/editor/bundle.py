@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobifarm.agent.editor.bundle_files import MappedTensors, read_manifest, verify_bundle
-from mobifarm.agent.editor.manifest import Architecture, Manifest
+from mobifarm.agent.editor.manifest import GRAPHS, Architecture, Manifest
 from mobifarm.agent.editor.prepared import Prepared, load_prepared
-from mobifarm.agent.editor.sessions import Arrays, Pieces
+from mobifarm.agent.editor.sessions import Arrays, Pieces, Sessions
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import BundleError, InputError
 from mobifarm.agent.memory import limit_heap, return_code, return_freed
@@ -34,7 +33,6 @@ _PROBE_TOKENS = 8
 # Bound the memory of the activations. Larger calls would hardly be faster.
 _POSITIONS_PER_CALL = 256
 _READ_OUTS_PER_CALL = 24
-_COLUMNS_READ = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,26 +115,24 @@ class Bundle:
         self.tokenizer = tokenizer or Tokenizer(path / manifest.tokenizer.file, manifest.tokenizer)
         self._tensors = tensors = MappedTensors(path)
         stored = manifest.tensors
-        self._output = tensors.tensor(stored["output"]).T
-        self._output_scales = _scales(tensors, manifest, "output_scales")
-        self._embedding, self._embedding_scales = self._output, self._output_scales
+        blocks = [tensors.tensor(block).T for block in manifest.output_blocks]
+        self._output = _Rows(tensors, blocks, _scales(tensors, manifest, "output_scales"))
+        self._embedding = self._output
         if "embedding" in stored:
-            self._embedding = tensors.tensor(stored["embedding"])
-            self._embedding_scales = _scales(tensors, manifest, "embedding_scales")
+            rows = tensors.tensor(stored["embedding"])
+            self._embedding = _Rows(tensors, [rows], _scales(tensors, manifest, "embedding_scales"))
         self._prepared = load_prepared(tensors, manifest)
         self._edited_down_proj = tensors.tensor(stored["edited_down_proj"])
         # A profiled first call proves where the graphs really run; afterwards profiling costs nothing.
         with tempfile.TemporaryDirectory(prefix="mobifarm-placement-") as folder:
-            *upper, read_out = manifest.pieces("upper")
+            sessions = Sessions(path, threads, Path(folder) / "trace")
             self._lower, self._upper, self._read_out = (
-                Pieces([path / file for file in files], tensors, threads, Path(folder) / "trace")
-                for files in (manifest.pieces("lower"), upper, [read_out])
+                Pieces(manifest.graphs[name], sessions, tensors) for name in GRAPHS
             )
             presents = 2 * self.upper_layers
             self._present_names = [f"present_{index}" for index in range(presents)]
             self._probe()
-            traced = (self._lower, self._upper, self._read_out)
-            self._placement = sum((pieces.end_profiling() for pieces in traced), Counter[str]())
+            self._placement = sessions.end_profiling()
         # Reading the tokenizer and the graphs takes twice the memory that they need.
         return_freed()
         return_code()
@@ -207,11 +203,11 @@ class Bundle:
 
     def embed(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
         """Embeddings [..., d] f32 of token ids [...]."""
-        return self._dequantised_rows(self._embedding, self._embedding_scales, token_ids)
+        return self._embedding.pick(token_ids)
 
     def output_rows(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
         """Rows [..., d] f32 of the output projection for token ids [...]."""
-        return self._dequantised_rows(self._output, self._output_scales, token_ids)
+        return self._output.pick(token_ids)
 
     def lower(self, token_ids: NDArray[np.integer[Any]], edits: EditPair | None = None) -> LowerOutput:
         """Layers 0…l. Shorter sequences of a batch are padded on the right with any token.
@@ -330,19 +326,6 @@ class Bundle:
         assert high.log_softmax is not None
         return [low.residual, low.key, low.value, high.log_softmax]
 
-    def _dequantised_rows(
-        self, rows: NDArray[Any], scales: NDArray[Any] | None, indices: NDArray[np.integer[Any]]
-    ) -> Floats:
-        """A few columns at a time: where a column is stored in one piece, each takes pages of its own."""
-        picked = np.empty((*np.shape(indices), rows.shape[1]), np.float32)
-        for start in range(0, rows.shape[1], _COLUMNS_READ):
-            columns = slice(start, start + _COLUMNS_READ)
-            picked[..., columns] = rows[:, columns][indices]
-            self._tensors.release()
-        if scales is not None:
-            picked *= scales[indices][..., None]
-        return picked
-
     def _upper_feeds(
         self, residual: Floats, cache: Cache, delta: Floats, rows: Integers, targets: Integers
     ) -> Arrays:
@@ -361,6 +344,27 @@ class Bundle:
             raise InputError(
                 f"the text has {tokens} tokens, the model bundle takes at most {limit}: shorten it"
             )
+
+
+class _Rows:
+    """Rows [V, d] that may be stored in blocks, each on pages of its own, and their scales [V]."""
+
+    def __init__(self, tensors: MappedTensors, blocks: Sequence[NDArray[Any]], scales: Floats | None) -> None:
+        self._tensors, self._blocks, self._scales = tensors, blocks, scales
+
+    def pick(self, indices: NDArray[np.integer[Any]]) -> Floats:
+        """The rows [..., d] f32 at ``indices`` [...]."""
+        picked = np.empty((*indices.shape, self._blocks[0].shape[1]), np.float32)
+        start = 0
+        for block in self._blocks:
+            here = (indices >= start) & (indices < start + len(block))
+            if here.any():
+                picked[here] = block[indices[here] - start]
+                self._tensors.release()
+            start += len(block)
+        if self._scales is not None:
+            picked *= self._scales[indices][..., None]
+        return picked
 
 
 def _scales(tensors: MappedTensors, manifest: Manifest, name: str) -> Floats | None:
