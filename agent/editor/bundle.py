@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,19 +124,19 @@ class Bundle:
             self._embedding = _Rows(tensors, [rows], _scales(tensors, manifest, "embedding_scales"))
         self._prepared = load_prepared(tensors, manifest)
         self._edited_down_proj = tensors.tensor(stored["edited_down_proj"])
-        # A profiled first call proves where the graphs really run; afterwards profiling costs nothing.
         with tempfile.TemporaryDirectory(prefix="mobifarm-placement-") as folder:
-            sessions = Sessions(path, threads, Path(folder) / "trace")
+            sessions = Sessions(path, threads, Path(folder))
             self._lower, self._upper, self._read_out = (
                 Pieces(manifest.graphs[name], sessions, tensors) for name in GRAPHS
             )
             presents = 2 * self.upper_layers
             self._present_names = [f"present_{index}" for index in range(presents)]
-            self._probe()
-            self._placement = sessions.end_profiling()
-        # Reading the tokenizer and the graphs takes twice the memory that they need.
-        return_freed()
-        return_code()
+            # Reading the tokenizer and the graphs takes twice the memory that they need, and other code.
+            return_freed()
+            return_code()
+            self._probe()  # the first runs, which are traced
+            graphs = (self._lower, self._upper, self._read_out)
+            self._placement = sum((graph.placement() for graph in graphs), Counter[str]())
 
     @classmethod
     def open(

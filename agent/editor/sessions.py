@@ -26,34 +26,59 @@ Arrays = Mapping[str, NDArray[Any]]
 _DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(int64)": "int64"}
 
 
+class Session:
+    """A graph file in ONNX Runtime. Its first run is traced, which proves where the graph really runs.
+
+    Attributes:
+        nodes: execution provider → number of nodes that it ran; empty before the first run.
+    """
+
+    def __init__(self, graph: Path, threads: int, trace: Path) -> None:
+        self._session = _open_session(graph, threads, trace)
+        self._inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.nodes: Counter[str] = Counter()
+
+    def bind(self, piece: Piece, tensors: MappedTensors) -> tuple[dict[str, str], Arrays, dict[str, str]]:
+        """Names in the piece of the graph's inputs, its weights, and names in the graph of the outputs."""
+        count = len(piece.inputs)
+        fed = {value.name: name for value, name in zip(self._inputs[:count], piece.inputs, strict=True)}
+        weights = {
+            value.name: tensors.tensor(
+                StoredTensor(WEIGHTS_FILE, offset, _DTYPES[value.type], tuple(value.shape))
+            )
+            for value, offset in zip(self._inputs[count:], piece.weights, strict=True)
+        }
+        return fed, weights, {n: v.name for v, n in zip(self._outputs, piece.outputs, strict=True)}
+
+    def run(self, names: Sequence[str], feeds: Arrays) -> list[NDArray[Any]]:
+        """The outputs ``names`` of the graph."""
+        options = onnxruntime.RunOptions()
+        options.only_execute_path_to_fetches = True
+        found: list[NDArray[Any]] = self._session.run(names, feeds, options)
+        if not self.nodes:
+            # At once: a session keeps in memory what it traced.
+            self.nodes = _nodes_by_provider(Path(self._session.end_profiling()))
+        return found
+
+
 class Sessions:
     """The sessions of some graph files, each opened once.
 
     Args:
         folder: where the files are.
         threads: threads of ONNX Runtime for one call.
-        trace: the start of the names of the files for :meth:`end_profiling`.
+        traces: folder for the traces of the first runs.
     """
 
-    def __init__(self, folder: Path, threads: int, trace: Path) -> None:
-        self._folder, self._threads, self._trace = folder, threads, trace
-        self._open: dict[str, onnxruntime.InferenceSession] = {}
+    def __init__(self, folder: Path, threads: int, traces: Path) -> None:
+        self._folder, self._threads, self._traces = folder, threads, traces
+        self._open: dict[str, Session] = {}
 
-    def of(self, file: str) -> onnxruntime.InferenceSession:
+    def of(self, file: str) -> Session:
         """The session of a graph file."""
         if file not in self._open:
-            self._open[file] = _open_session(self._folder / file, self._threads, self._trace)
+            self._open[file] = Session(self._folder / file, self._threads, self._traces / "trace")
         return self._open[file]
-
-    def end_profiling(self) -> Counter[str]:
-        """Stop the profiling that starts with the sessions: execution provider → number of nodes it ran."""
-        nodes: Counter[str] = Counter()
-        for session in self._open.values():
-            for event in json.loads(Path(session.end_profiling()).read_bytes()):
-                provider = event.get("args", {}).get("provider")
-                if provider and event["name"].endswith("_kernel_time"):
-                    nodes[provider] += 1
-        return nodes
 
 
 class Pieces:
@@ -75,6 +100,10 @@ class Pieces:
         return_freed()
         return [values[name] for name in names]
 
+    def placement(self) -> Counter[str]:
+        """Execution provider → number of nodes that it ran in the first runs, counted for each piece."""
+        return sum((step.session.nodes for step in self._steps), Counter[str]())
+
     def _needed_after_each(self, names: Sequence[str]) -> list[frozenset[str]]:
         """After each step, what later ones take on the way to ``names``, and these themselves."""
         needed = [frozenset(names)]
@@ -85,30 +114,27 @@ class Pieces:
 
 
 class _Step:
-    def __init__(self, piece: Piece, session: onnxruntime.InferenceSession, tensors: MappedTensors) -> None:
-        self._session = session
-        inputs, count = session.get_inputs(), len(piece.inputs)
-        self._fed = {value.name: name for value, name in zip(inputs[:count], piece.inputs, strict=True)}
-        self._weights = {
-            value.name: tensors.tensor(
-                StoredTensor(WEIGHTS_FILE, offset, _DTYPES[value.type], tuple(value.shape))
-            )
-            for value, offset in zip(inputs[count:], piece.weights, strict=True)
-        }
-        outputs = session.get_outputs()
-        self._given = {name: value.name for value, name in zip(outputs, piece.outputs, strict=True)}
-        self.inputs, self.outputs = piece.inputs, piece.outputs
+    def __init__(self, piece: Piece, session: Session, tensors: MappedTensors) -> None:
+        self.inputs, self.outputs, self.session = piece.inputs, piece.outputs, session
+        self._fed, self._weights, self._given = session.bind(piece, tensors)
 
     def run(self, values: Arrays, wanted: Container[str]) -> dict[str, NDArray[Any]]:
         """Those outputs of the piece that are wanted."""
-        options = onnxruntime.RunOptions()
-        options.only_execute_path_to_fetches = True
-        names = [name for name in self._given if name in wanted]
+        names = [name for name in self.outputs if name in wanted]
         if not names:
             return {}
         feeds = {graph_name: values[name] for graph_name, name in self._fed.items()}
-        found = self._session.run([self._given[name] for name in names], {**feeds, **self._weights}, options)
+        found = self.session.run([self._given[name] for name in names], {**feeds, **self._weights})
         return dict(zip(names, found, strict=True))
+
+
+def _nodes_by_provider(trace: Path) -> Counter[str]:
+    nodes: Counter[str] = Counter()
+    for event in json.loads(trace.read_bytes()):
+        provider = event.get("args", {}).get("provider")
+        if provider and event["name"].endswith("_kernel_time"):
+            nodes[provider] += 1
+    return nodes
 
 
 def _open_session(graph: Path, threads: int, trace: Path) -> onnxruntime.InferenceSession:
