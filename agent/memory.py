@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from pathlib import Path
 
+_MAPS = Path("/proc/self/maps")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 # Of <malloc.h>.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE_BLOCK_BYTES = 4 * 2**20
 
 
@@ -42,13 +44,39 @@ def reset_peak_rss() -> bool:
     return True
 
 
-def trim_heap() -> None:
-    """Give memory that was freed back to the kernel, now and for good where it is large.
+def limit_heap() -> None:
+    """Let the heap give large blocks back as soon as they are freed, and let all threads share one heap.
 
     This needs glibc; other C libraries are left as they are. By itself glibc keeps ever larger blocks.
     """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim") and hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
-        library.mallopt(_M_TRIM_THRESHOLD, 4 * _LARGE_BLOCK_BYTES)
-        library.malloc_trim(0)
+    if _has_glibc():
+        _LIBRARY.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        _LIBRARY.mallopt(_M_TRIM_THRESHOLD, 4 * _LARGE_BLOCK_BYTES)
+        _LIBRARY.mallopt(_M_ARENA_MAX, 1)
+
+
+def return_freed() -> None:
+    """Give freed memory back to the kernel, wherever it lies in the heap. This needs glibc."""
+    if _has_glibc():
+        _LIBRARY.malloc_trim(0)
+
+
+def return_code() -> None:
+    """Take program code out of the resident set; what is executed again comes back from the page cache.
+
+    Starting up runs much code for the last time: imports, the schemas of operators, what optimises graphs.
+    """
+    for line in _MAPS.read_text("utf-8", "replace").splitlines():
+        words = line.split(maxsplit=5)
+        # Pages that can be executed but not written are those of the file: none can be lost.
+        if len(words) == 6 and words[1] == "r-xp" and words[5].startswith("/"):
+            start, _, end = words[0].partition("-")
+            _LIBRARY.madvise(int(start, 16), int(end, 16) - int(start, 16), mmap.MADV_DONTNEED)
+
+
+def _has_glibc() -> bool:
+    return hasattr(_LIBRARY, "malloc_trim") and hasattr(_LIBRARY, "mallopt")
+
+
+_LIBRARY = ctypes.CDLL(None)
+_LIBRARY.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

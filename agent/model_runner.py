@@ -19,6 +19,7 @@ from mobifarm.agent.editor.settings import canonical_json
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.editor.types import EditPhase, EditProgress, Report
 from mobifarm.agent.errors import BundleError, BundleNotFound, Cancelled, InputError
+from mobifarm.agent.memory import return_freed
 from mobifarm.agent.runner import BundleSummary, EditJob, EditShape, FinishedEdit
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
@@ -131,6 +132,7 @@ class ModelRunner:
         verify_bundle(path, bundle_hash)
         manifest, _ = read_manifest(path)
         texts = _Texts(path, manifest)
+        return_freed()  # reading a tokenizer takes twice the memory that it needs
         with self._lock:
             self._verified[bundle_hash] = texts
         return texts

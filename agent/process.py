@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobifarm.agent.home import AgentHome
+from mobifarm.agent.memory import limit_heap
 
 if TYPE_CHECKING:
     from mobifarm.agent.runner import EditRunner
@@ -46,6 +47,7 @@ def run_agent(
         OSError: its files cannot be used.
     """
     os.umask(0o077)
+    limit_heap()  # before there are threads, each of which would get a heap of its own
     home = AgentHome(root.absolute())
     home.take()
     _log_to(home.log)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobifarm.agent.editor.bundle_files import MappedTensors, read_manifest, verify_bundle
-from mobifarm.agent.editor.manifest import Architecture, Manifest
+from mobifarm.agent.editor.manifest import GRAPHS, Architecture, Manifest
 from mobifarm.agent.editor.prepared import Prepared, load_prepared
-from mobifarm.agent.editor.sessions import Arrays, Pieces
+from mobifarm.agent.editor.sessions import Arrays, Pieces, Sessions
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import BundleError, InputError
-from mobifarm.agent.memory import trim_heap
+from mobifarm.agent.memory import limit_heap, return_code, return_freed
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -110,33 +110,33 @@ class Bundle:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         """Use :meth:`open`, which checks the files."""
+        limit_heap()
         self.manifest = manifest
         self.bundle_hash = bundle_hash
         self.tokenizer = tokenizer or Tokenizer(path / manifest.tokenizer.file, manifest.tokenizer)
-        tensors = MappedTensors(path)
+        self._tensors = tensors = MappedTensors(path)
         stored = manifest.tensors
-        self._output = tensors.tensor(stored["output"]).T
-        self._output_scales = _scales(tensors, manifest, "output_scales")
-        self._embedding, self._embedding_scales = self._output, self._output_scales
+        blocks = [tensors.tensor(block).T for block in manifest.output_blocks]
+        self._output = _Rows(tensors, blocks, _scales(tensors, manifest, "output_scales"))
+        self._embedding = self._output
         if "embedding" in stored:
-            self._embedding = tensors.tensor(stored["embedding"])
-            self._embedding_scales = _scales(tensors, manifest, "embedding_scales")
+            rows = tensors.tensor(stored["embedding"])
+            self._embedding = _Rows(tensors, [rows], _scales(tensors, manifest, "embedding_scales"))
         self._prepared = load_prepared(tensors, manifest)
         self._edited_down_proj = tensors.tensor(stored["edited_down_proj"])
-        # A profiled first call proves where the graphs really run; afterwards profiling costs nothing.
         with tempfile.TemporaryDirectory(prefix="mobifarm-placement-") as folder:
-            *upper, read_out = manifest.pieces("upper")
+            sessions = Sessions(path, threads, Path(folder))
             self._lower, self._upper, self._read_out = (
-                Pieces([path / file for file in files], tensors, threads, Path(folder) / "trace")
-                for files in (manifest.pieces("lower"), upper, [read_out])
+                Pieces(manifest.graphs[name], sessions, tensors) for name in GRAPHS
             )
             presents = 2 * self.upper_layers
             self._present_names = [f"present_{index}" for index in range(presents)]
-            self._probe()
-            traced = (self._lower, self._upper, self._read_out)
-            self._placement = sum((pieces.end_profiling() for pieces in traced), Counter[str]())
-        # Reading the tokenizer and the graphs takes twice the memory that they need.
-        trim_heap()
+            # Reading the tokenizer and the graphs takes twice the memory that they need, and other code.
+            return_freed()
+            return_code()
+            self._probe()  # the first runs, which are traced
+            graphs = (self._lower, self._upper, self._read_out)
+            self._placement = sum((graph.placement() for graph in graphs), Counter[str]())
 
     @classmethod
     def open(
@@ -204,11 +204,11 @@ class Bundle:
 
     def embed(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
         """Embeddings [..., d] f32 of token ids [...]."""
-        return _dequantised_rows(self._embedding, self._embedding_scales, token_ids)
+        return self._embedding.pick(token_ids)
 
     def output_rows(self, token_ids: NDArray[np.integer[Any]]) -> Floats:
         """Rows [..., d] f32 of the output projection for token ids [...]."""
-        return _dequantised_rows(self._output, self._output_scales, token_ids)
+        return self._output.pick(token_ids)
 
     def lower(self, token_ids: NDArray[np.integer[Any]], edits: EditPair | None = None) -> LowerOutput:
         """Layers 0…l. Shorter sequences of a batch are padded on the right with any token.
@@ -297,8 +297,8 @@ class Bundle:
             for part in _parts(feeds, batch, length, _POSITIONS_PER_CALL)
         ]
         feeds = {**feeds, "final_residual": _concatenate(found)}
-        parts = [self._read_out.run(names, part) for part in _parts(feeds, batch, reads, _READ_OUTS_PER_CALL)]
-        outputs = dict(zip(names, map(_concatenate, zip(*parts, strict=True)), strict=True))
+        parts = (self._read_out.run(names, part) for part in _parts(feeds, batch, reads, _READ_OUTS_PER_CALL))
+        outputs = dict(zip(names, _gathered(parts, batch), strict=True))
         return UpperOutput(
             outputs["log_probabilities"],
             outputs["argmax"],
@@ -347,11 +347,25 @@ class Bundle:
             )
 
 
-def _dequantised_rows(
-    rows: NDArray[Any], scales: NDArray[Any] | None, indices: NDArray[np.integer[Any]]
-) -> Floats:
-    picked = np.asarray(rows[indices], np.float32)
-    return picked if scales is None else np.asarray(picked * scales[indices][..., None], np.float32)
+class _Rows:
+    """Rows [V, d] that may be stored in blocks, each on pages of its own, and their scales [V]."""
+
+    def __init__(self, tensors: MappedTensors, blocks: Sequence[NDArray[Any]], scales: Floats | None) -> None:
+        self._tensors, self._blocks, self._scales = tensors, blocks, scales
+
+    def pick(self, indices: NDArray[np.integer[Any]]) -> Floats:
+        """The rows [..., d] f32 at ``indices`` [...]."""
+        picked = np.empty((*indices.shape, self._blocks[0].shape[1]), np.float32)
+        start = 0
+        for block in self._blocks:
+            here = (indices >= start) & (indices < start + len(block))
+            if here.any():
+                picked[here] = block[indices[here] - start]
+                self._tensors.release()
+            start += len(block)
+        if self._scales is not None:
+            picked *= self._scales[indices][..., None]
+        return picked
 
 
 def _scales(tensors: MappedTensors, manifest: Manifest, name: str) -> Floats | None:
@@ -360,6 +374,24 @@ def _scales(tensors: MappedTensors, manifest: Manifest, name: str) -> Floats | N
 
 def _concatenate(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _gathered(parts: Iterable[Sequence[NDArray[Any]]], batch: int) -> list[NDArray[Any]]:
+    """What several calls gave for the rows of a batch, in one array for each output.
+
+    They are filled as the calls go on: the whole vocabulary for every row is not to be held twice.
+    """
+    gathered: list[NDArray[Any]] = []
+    start = 0
+    for part in parts:
+        if len(part[0]) == batch:
+            return list(part)
+        gathered = gathered or [np.empty((batch, *array.shape[1:]), array.dtype) for array in part]
+        stop = start + len(part[0])
+        for whole, array in zip(gathered, part, strict=True):
+            whole[start:stop] = array
+        start = stop
+    return gathered
 
 
 def _parts(feeds: Arrays, batch: int, width: int, limit: int) -> Iterator[Arrays]:

@@ -1,8 +1,8 @@
 """The manifest of a model bundle: what the folder holds, checked when it is read. Pure data, no I/O.
 
-A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the pieces of the graphs ``lower`` and
-``upper`` and ``weights.bin``, which the pieces and the embedding look-up read from one map. The sha256 of the
-manifest's bytes names the bundle; the manifest holds the sha256 of every other file.
+A bundle is a folder with ``manifest.json``, ``tokenizer.json``, the graphs of which the pieces of ``lower``,
+``upper`` and ``read_out`` are made and ``weights.bin``, which the pieces and the embedding look-up read from
+one map. The sha256 of the manifest's bytes names the bundle; the manifest holds that of every other file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 from mobifarm.agent.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+WEIGHTS_FILE = "weights.bin"
+GRAPHS = ("lower", "upper", "read_out")
 PREPARATION = "preparation"
 PREPARED_TENSORS = (
     "second_moment_diagonal",
@@ -99,6 +101,23 @@ class StoredTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """One run of a graph file. Pieces that differ by nothing but their weights, such as layers, share a file.
+
+    Attributes:
+        file: the graph.
+        inputs: what its first inputs are: inputs of the whole, or outputs of earlier pieces.
+        weights: where in the weights file its other inputs lie; the graph knows their types and shapes.
+        outputs: what its outputs are called.
+    """
+
+    file: str
+    inputs: tuple[str, ...]
+    weights: tuple[int, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BundleFile:
     """Hash and size of one file of the bundle."""
 
@@ -125,10 +144,10 @@ class Manifest:
         architecture: shape of the model.
         edit_layer: layer l (from 0) whose ``down_proj`` is edited; ``lower`` ends after it.
         tokenizer: tokenizer file and special tokens.
-        graphs: ``lower_NNN`` and ``upper_NNN`` → file: the pieces in their order; the last of ``upper`` is
-            the output projection.
-        tensors: ``output`` [d, V], the output projection, and where it is not tied ``embedding`` [V, d]; with
-            int8 also ``output_scales`` and ``embedding_scales`` [V]; ``edited_down_proj`` [f, d].
+        graphs: the pieces of ``lower``, ``upper`` and ``read_out`` in their order.
+        tensors: ``output_block_NNN`` [d, columns], the output projection in blocks of its columns, and where
+            it is not tied ``embedding`` [V, d]; with int8 also ``output_scales`` and ``embedding_scales``
+            [V]; ``edited_down_proj`` [f, d].
         files: every file but the manifest → hash and size.
         quantisation: scheme, bits and what it leaves in floating point.
         provenance: source, licence and versions of what built the bundle.
@@ -141,7 +160,7 @@ class Manifest:
     architecture: Architecture
     edit_layer: int
     tokenizer: TokenizerInfo
-    graphs: Mapping[str, str]
+    graphs: Mapping[str, tuple[Piece, ...]]
     tensors: Mapping[str, StoredTensor]
     files: Mapping[str, BundleFile]
     quantisation: Mapping[str, Any]
@@ -154,9 +173,10 @@ class Manifest:
         """Canonical JSON: sorted keys, so that equal manifests have equal hashes."""
         return (json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
-    def pieces(self, graph: str) -> list[str]:
-        """Files of the pieces of ``lower`` or ``upper``, in the order in which they run."""
-        return [file for name, file in sorted(self.graphs.items()) if name.startswith(f"{graph}_")]
+    @property
+    def output_blocks(self) -> list[StoredTensor]:
+        """Of the output projection, in the order of the vocabulary."""
+        return [tensor for name, tensor in sorted(self.tensors.items()) if name.startswith("output_block_")]
 
     @property
     def size_bytes(self) -> int:
@@ -190,7 +210,7 @@ def parse_manifest(manifest_bytes: bytes) -> Manifest:
             architecture=_architecture(raw["architecture"]),
             edit_layer=int(raw["edit_layer"]),
             tokenizer=TokenizerInfo(**raw["tokenizer"]),
-            graphs=dict(raw["graphs"]),
+            graphs={name: tuple(map(_piece, pieces)) for name, pieces in raw["graphs"].items()},
             tensors={
                 name: StoredTensor(t["file"], int(t["offset"]), t["dtype"], tuple(t["shape"]))
                 for name, t in raw["tensors"].items()
@@ -235,10 +255,16 @@ def _architecture(raw: Mapping[str, Any]) -> Architecture:
     return Architecture(**{**raw, "local_layers": tuple(raw.get("local_layers", ()))})
 
 
+def _piece(raw: Mapping[str, Any]) -> Piece:
+    weights = tuple(int(offset) for offset in raw["weights"])
+    return Piece(str(raw["file"]), tuple(raw["inputs"]), weights, tuple(raw["outputs"]))
+
+
 def _check(manifest: Manifest) -> None:
     names = {
         manifest.tokenizer.file,
-        *manifest.graphs.values(),
+        WEIGHTS_FILE,
+        *(piece.file for pieces in manifest.graphs.values() for piece in pieces),
         *(tensor.file for tensor in manifest.tensors.values()),
     }
     for name in (*manifest.files, *names):
@@ -247,8 +273,8 @@ def _check(manifest: Manifest) -> None:
                 f"{MANIFEST_NAME} names {name!r}: only files of the bundle's folder are allowed"
             )
     missing = sorted(names - manifest.files.keys())
-    pieces = len(manifest.pieces("lower")), len(manifest.pieces("upper"))
-    if missing or pieces < (1, 2) or "output" not in manifest.tensors:
+    graphs = all(manifest.graphs.get(name) for name in GRAPHS)
+    if missing or not graphs or not manifest.output_blocks:
         raise BundleError(f"{MANIFEST_NAME} lacks a needed entry {missing}: build the bundle again")
     if not 0 <= manifest.edit_layer < manifest.architecture.layers - 1:
         raise BundleError(

@@ -1,15 +1,16 @@
 """Runs the pieces of a graph by ONNX Runtime so that the weights of one piece are resident at a time.
 
-The weights are inputs of the pieces, fed from one read-only map of their file. ONNX Runtime packs no copies
-of inputs, and after each piece the map's pages are given back to the kernel: they stay in the page cache as
-long as nobody needs the memory more, and the next run maps them again without reading the file.
+Pieces of the same form run in one session. What sets them apart, weights above all, are inputs, fed from one
+read-only map of their file. ONNX Runtime packs no copies of inputs, and after each piece the map's pages are
+given back to the kernel: they stay in the page cache as long as nobody needs the memory more, and the next
+run maps them again without reading the file.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,67 +18,123 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mobifarm.agent.editor.bundle_files import MappedTensors
-from mobifarm.agent.editor.manifest import StoredTensor
+from mobifarm.agent.editor.manifest import WEIGHTS_FILE, Piece, StoredTensor
+from mobifarm.agent.memory import return_freed
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8"}
+_DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(int64)": "int64"}
+
+
+class Session:
+    """A graph file in ONNX Runtime. Its first run is traced, which proves where the graph really runs.
+
+    Attributes:
+        nodes: execution provider → number of nodes that it ran; empty before the first run.
+    """
+
+    def __init__(self, graph: Path, threads: int, trace: Path) -> None:
+        self._session = _open_session(graph, threads, trace)
+        self._inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.nodes: Counter[str] = Counter()
+
+    def bind(self, piece: Piece, tensors: MappedTensors) -> tuple[dict[str, str], Arrays, dict[str, str]]:
+        """Names in the piece of the graph's inputs, its weights, and names in the graph of the outputs."""
+        count = len(piece.inputs)
+        fed = {value.name: name for value, name in zip(self._inputs[:count], piece.inputs, strict=True)}
+        weights = {
+            value.name: tensors.tensor(
+                StoredTensor(WEIGHTS_FILE, offset, _DTYPES[value.type], tuple(value.shape))
+            )
+            for value, offset in zip(self._inputs[count:], piece.weights, strict=True)
+        }
+        return fed, weights, {n: v.name for v, n in zip(self._outputs, piece.outputs, strict=True)}
+
+    def run(self, names: Sequence[str], feeds: Arrays) -> list[NDArray[Any]]:
+        """The outputs ``names`` of the graph."""
+        options = onnxruntime.RunOptions()
+        options.only_execute_path_to_fetches = True
+        found: list[NDArray[Any]] = self._session.run(names, feeds, options)
+        if not self.nodes:
+            # At once: a session keeps in memory what it traced.
+            self.nodes = _nodes_by_provider(Path(self._session.end_profiling()))
+        return found
+
+
+class Sessions:
+    """The sessions of some graph files, each opened once.
+
+    Args:
+        folder: where the files are.
+        threads: threads of ONNX Runtime for one call.
+        traces: folder for the traces of the first runs.
+    """
+
+    def __init__(self, folder: Path, threads: int, traces: Path) -> None:
+        self._folder, self._threads, self._traces = folder, threads, traces
+        self._open: dict[str, Session] = {}
+
+    def of(self, file: str) -> Session:
+        """The session of a graph file."""
+        if file not in self._open:
+            self._open[file] = Session(self._folder / file, self._threads, self._traces / "trace")
+        return self._open[file]
 
 
 class Pieces:
-    """The pieces of one graph, in order.
+    """The pieces of one graph, in order."""
 
-    Args:
-        graphs: the pieces' files.
-        tensors: where the weights are.
-        threads: threads of ONNX Runtime for one call.
-        trace: the start of the names of the files for :meth:`end_profiling`.
-    """
-
-    def __init__(self, graphs: Iterable[Path], tensors: MappedTensors, threads: int, trace: Path) -> None:
+    def __init__(self, pieces: Sequence[Piece], sessions: Sessions, tensors: MappedTensors) -> None:
         self._tensors = tensors
-        self._sessions = [_open_session(graph, threads, trace) for graph in graphs]
-        self._weights: list[Arrays] = [_weights(session, tensors) for session in self._sessions]
-        self._inputs = [[value.name for value in session.get_inputs()] for session in self._sessions]
-        self._outputs = [[value.name for value in session.get_outputs()] for session in self._sessions]
-
-    @property
-    def outputs(self) -> Sequence[str]:
-        """Names of all outputs, those that only pass between two pieces included."""
-        return [name for outputs in self._outputs for name in outputs]
+        self._steps = [_Step(piece, sessions.of(piece.file), tensors) for piece in pieces]
 
     def run(self, names: Sequence[str], feeds: Arrays) -> list[NDArray[Any]]:
         """The outputs ``names``, in that order; ``feeds`` may hold more than the graph takes."""
+        self._tensors.release()  # what was read beside the graphs
         values = dict(feeds)
-        options = onnxruntime.RunOptions()
-        options.only_execute_path_to_fetches = True
-        for index, session in enumerate(self._sessions):
-            later = {name for inputs in self._inputs[index + 1 :] for name in inputs}
-            wanted = [name for name in self._outputs[index] if name in later or name in names]
-            fed = {name: values[name] for name in self._inputs[index]}
-            found = session.run(wanted, {**fed, **self._weights[index]}, options)
-            values.update(zip(wanted, found, strict=True))
+        for step, needed in zip(self._steps, self._needed_after_each(names), strict=True):
+            found = step.run(values, needed)
+            values = {name: array for name, array in values.items() if name in needed}
+            values.update(found)
             self._tensors.release()
+        return_freed()
         return [values[name] for name in names]
 
-    def end_profiling(self) -> Counter[str]:
-        """Stop the profiling that starts with the sessions: execution provider → number of nodes it ran."""
-        nodes: Counter[str] = Counter()
-        for session in self._sessions:
-            for event in json.loads(Path(session.end_profiling()).read_bytes()):
-                provider = event.get("args", {}).get("provider")
-                if provider and event["name"].endswith("_kernel_time"):
-                    nodes[provider] += 1
-        return nodes
+    def placement(self) -> Counter[str]:
+        """Execution provider → number of nodes that it ran in the first runs, counted for each piece."""
+        return sum((step.session.nodes for step in self._steps), Counter[str]())
+
+    def _needed_after_each(self, names: Sequence[str]) -> list[frozenset[str]]:
+        """After each step, what later ones take on the way to ``names``, and these themselves."""
+        needed = [frozenset(names)]
+        for step in reversed(self._steps[1:]):
+            takes = step.inputs if needed[0].intersection(step.outputs) else ()
+            needed.insert(0, needed[0].union(takes))
+        return needed
 
 
-def _weights(session: onnxruntime.InferenceSession, tensors: MappedTensors) -> Arrays:
-    weights = {}
-    for value in session.get_overridable_initializers():
-        file, _, offset = value.name.rpartition("@")
-        stored = StoredTensor(file, int(offset), _DTYPES[value.type], tuple(value.shape))
-        weights[value.name] = tensors.tensor(stored)
-    return weights
+class _Step:
+    def __init__(self, piece: Piece, session: Session, tensors: MappedTensors) -> None:
+        self.inputs, self.outputs, self.session = piece.inputs, piece.outputs, session
+        self._fed, self._weights, self._given = session.bind(piece, tensors)
+
+    def run(self, values: Arrays, wanted: Container[str]) -> dict[str, NDArray[Any]]:
+        """Those outputs of the piece that are wanted."""
+        names = [name for name in self.outputs if name in wanted]
+        if not names:
+            return {}
+        feeds = {graph_name: values[name] for graph_name, name in self._fed.items()}
+        found = self.session.run([self._given[name] for name in names], {**feeds, **self._weights})
+        return dict(zip(names, found, strict=True))
+
+
+def _nodes_by_provider(trace: Path) -> Counter[str]:
+    nodes: Counter[str] = Counter()
+    for event in json.loads(trace.read_bytes()):
+        provider = event.get("args", {}).get("provider")
+        if provider and event["name"].endswith("_kernel_time"):
+            nodes[provider] += 1
+    return nodes
 
 
 def _open_session(graph: Path, threads: int, trace: Path) -> onnxruntime.InferenceSession:

@@ -36,6 +36,7 @@ _CODE = (
     "decoder.py",
     "graph.py",
     "quantise.py",
+    "share.py",
     "split.py",
     "checkpoint.py",
     "gguf_file.py",

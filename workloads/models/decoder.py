@@ -1,5 +1,5 @@
 """The two graphs of a bundle, split after the edit layer l. Each is stored in pieces that run one after the
-other (see split.py); the last piece of ``upper`` is the output projection at the positions to read.
+other (see split.py); those of ``upper`` from final_residual on are the manifest's ``read_out``.
 
 ``lower``: embeddings [B, T, d], edit_keys [R, f], edit_values [R, d] (R ≥ 1; zeros for no edit)
     → residual [B, T, w], key [B, T, f] (input of layer l's ``down_proj``) and
@@ -21,14 +21,20 @@ Right padding is harmless in both: attention is causal.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mobifarm.agent.editor.manifest import Architecture, StoredTensor
+from mobifarm.agent.editor.manifest import (
+    GRAPHS,
+    WEIGHTS_FILE,
+    Architecture,
+    Piece,
+    StoredTensor,
+)
 from mobifarm.workloads.models.attention import Attention, AttentionWriter, RotaryTables
 from mobifarm.workloads.models.graph import (
     CONTRIB,
@@ -40,7 +46,8 @@ from mobifarm.workloads.models.graph import (
     store_linear,
 )
 from mobifarm.workloads.models.quantise import quantise_rows
-from mobifarm.workloads.models.split import choose_cuts, name_pieces, split_model, store_large_constants
+from mobifarm.workloads.models.share import share_graphs
+from mobifarm.workloads.models.split import block_columns, split_model
 
 Weights = Callable[[str], NDArray[np.float32]]
 """Looks up a tensor of the checkpoint by its Hugging Face name; raises KeyError where it has none."""
@@ -56,29 +63,29 @@ def write_graphs(
     edit_layer: int,
     int8: bool,
     progress: Callable[[int], None] = lambda layers_done: None,
-) -> tuple[Mapping[str, StoredTensor], Mapping[str, str]]:
+) -> tuple[Mapping[str, StoredTensor], Mapping[str, tuple[Piece, ...]]]:
     """Write the pieces of both graphs and ``weights.bin`` into ``folder``.
 
     Returns:
         The tensors that are read without a graph (see Manifest.tensors) and the pieces (Manifest.graphs).
     """
-    with WeightsFile(folder / "weights.bin") as file:
+    with WeightsFile(folder / WEIGHTS_FILE) as file:
         builder = _Builder(architecture, weights, has, rotary, file, edit_layer, int8, progress)
         tensors = builder.embedding()
-        pieces = {
-            **name_pieces("lower", split_model(*builder.lower(tensors))),
-            **name_pieces("upper", split_model(*builder.upper(tensors))),
-        }
-        store_large_constants(pieces.values(), file)
-    for name, piece in pieces.items():
-        onnx.save(piece, folder / f"{name}.onnx")
-    return tensors.public, {name: f"{name}.onnx" for name in pieces}
+        lower = split_model(*builder.lower(tensors))
+        model, cuts = builder.upper(tensors)
+        upper, layers = split_model(model, cuts), cuts.index("final_residual") + 1
+        graphs = dict(zip(GRAPHS, (lower, upper[:layers], upper[layers:]), strict=True))
+        models, pieces = share_graphs(graphs, file)
+    for name, shared in models.items():
+        onnx.save(shared, folder / name)
+    return tensors.public, pieces
 
 
 @dataclass(slots=True)
 class _Tensors:
     public: dict[str, StoredTensor]
-    output: Linear | None = None
+    output: list[Linear] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -107,10 +114,15 @@ class _Builder:
         return tensors
 
     def _store_output(self, tensors: _Tensors, weight: NDArray[np.float32]) -> None:
-        tensors.output = store_linear(self.file, weight, None, int8=self.int8)
-        tensors.public["output"] = tensors.output.weight
-        if tensors.output.scales is not None:
-            tensors.public["output_scales"] = self.file.add(tensors.output.scales)
+        """In blocks of its columns, each a piece: it is far larger than a layer."""
+        columns = block_columns(*weight.shape, itemsize=1 if self.int8 else 4)
+        for number, start in enumerate(range(0, len(weight), columns)):
+            block = store_linear(self.file, weight[start : start + columns], None, int8=self.int8)
+            tensors.output.append(block)
+            tensors.public[f"output_block_{number:03}"] = block.weight
+        if self.int8:
+            scales = [block.scales for block in tensors.output if block.scales is not None]
+            tensors.public["output_scales"] = self.file.add(np.concatenate(scales))
 
     def lower(self, tensors: _Tensors) -> tuple[onnx.ModelProto, Sequence[str]]:
         a, graph = self.architecture, GraphWriter("lower")
@@ -120,6 +132,7 @@ class _Builder:
         residual = graph.node("Reshape", "embeddings", graph.integers(-1, a.hidden))
         if a.embedding_scale != 1:
             residual = graph.node("Mul", residual, graph.scalar(a.embedding_scale))
+        graph.cut(residual)
         for layer in range(self.edit_layer):
             residual = self._layer(graph, attention, layer, residual, None)
         residual = attention.write(self.edit_layer, residual, None)
@@ -153,7 +166,7 @@ class _Builder:
                 floats("value", "B", "T", a.hidden),
             ],
         )
-        return model, choose_cuts(graph.cuts)
+        return model, graph.cuts
 
     def upper(self, tensors: _Tensors) -> tuple[onnx.ModelProto, Sequence[str]]:
         a, graph = self.architecture, GraphWriter("upper")
@@ -174,11 +187,12 @@ class _Builder:
         else:
             residual = graph.node("Add", "residual", injected)
         residual = graph.node("Reshape", residual, graph.integers(-1, a.hidden))
+        graph.cut(residual)
         presents: list[str] = []
         for index, layer in enumerate(range(self.edit_layer + 1, a.layers)):
             past = Attention(
-                graph.node("Gather", "past", graph.constant(np.array(2 * index, np.int64)), axis=0),
-                graph.node("Gather", "past", graph.constant(np.array(2 * index + 1, np.int64)), axis=0),
+                graph.node("Gather", "past", graph.parameter(np.array(2 * index, np.int64)), axis=0),
+                graph.node("Gather", "past", graph.parameter(np.array(2 * index + 1, np.int64)), axis=0),
             )
             residual = self._layer(graph, attention, layer, residual, past)
             presents += attention.presents
@@ -203,8 +217,7 @@ class _Builder:
                 *(floats(f"present_{i}", "B", *heads) for i in range(len(presents))),
             ],
         )
-        *layers, read_out = graph.cuts
-        return model, [*choose_cuts(layers), read_out.value]
+        return model, graph.cuts
 
     def _read_out(
         self, graph: GraphWriter, tensors: _Tensors, residual: str, batch: str, length: str
@@ -221,10 +234,12 @@ class _Builder:
         graph.cut("final_residual")
         states = graph.node("Reshape", "final_residual", graph.integers(-1, a.hidden))
         states = self.norm(graph, states, "model.norm.weight")
-        if tensors.output is None:
+        if not tensors.output:
             self._store_output(tensors, self.weights("lm_head.weight"))
-        assert tensors.output is not None
-        logits = graph.soft_capped(graph.linear(states, tensors.output), a.logit_softcap)
+        blocks = [graph.linear(states, block) for block in tensors.output]
+        for block in blocks:
+            graph.cut(block)
+        logits = graph.soft_capped(graph.node("Concat", *blocks, axis=1), a.logit_softcap)
         shape = graph.node("Concat", batch, count, graph.integers(a.vocabulary), axis=0)
         logits = graph.node("Reshape", logits, shape)
         log_softmax = graph.node("LogSoftmax", logits, axis=-1)
@@ -268,7 +283,7 @@ class _Builder:
         return graph.node(
             "SimplifiedLayerNormalization",
             states,
-            graph.constant(self.weights(weight)),
+            graph.parameter(self.weights(weight)),
             axis=-1,
             epsilon=self.architecture.rms_epsilon,
             stash_type=1,

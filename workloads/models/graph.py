@@ -50,8 +50,11 @@ from mobifarm.workloads.models.quantise import quantise_rows
 OPSET = 17
 IR_VERSION = 9
 CONTRIB = "com.microsoft"
-# Weights start on page boundaries, so that mapping one does not touch its neighbour's pages.
+# Weights start on page boundaries, so that mapping one does not touch its neighbour's pages. Small tensors
+# are read together with their neighbours.
 ALIGNMENT = 4096
+SMALL_ALIGNMENT = 64
+LARGE_BYTES = 2**16
 HALF_RANGE = 63
 ZERO_POINT = 64
 
@@ -73,7 +76,8 @@ class WeightsFile:
 
     def add(self, array: NDArray[Any]) -> StoredTensor:
         """Append ``array`` (C order, little-endian)."""
-        self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
+        alignment = ALIGNMENT if array.nbytes >= LARGE_BYTES else SMALL_ALIGNMENT
+        self._stream.write(b"\0" * (-self._stream.tell() % alignment))
         offset = self._stream.tell()
         self._stream.write(np.ascontiguousarray(array).tobytes())
         return StoredTensor(self.path.name, offset, str(array.dtype), array.shape)
@@ -98,14 +102,6 @@ def store_linear(
     return Linear(weights.add(values.T), scales, bias)
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A f32 value at which a graph can be cut in two, and how many bytes of weights lie before it."""
-
-    value: str
-    stored_bytes: int
-
-
 @dataclass(slots=True)
 class GraphWriter:
     """Collects nodes and constants of one graph. Methods that add a node return the name of its output."""
@@ -113,8 +109,7 @@ class GraphWriter:
     name: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[TensorProto] = field(default_factory=list)
-    cuts: list[Cut] = field(default_factory=list)
-    _stored_bytes: int = 0
+    cuts: list[str] = field(default_factory=list)
     _weights: list[onnx.ValueInfoProto] = field(default_factory=list)
     _constants: dict[tuple[str, bytes, tuple[int, ...]], str] = field(default_factory=dict)
 
@@ -139,10 +134,14 @@ class GraphWriter:
         """A small constant held in the graph file itself; equal constants are held once."""
         key = (str(array.dtype), array.tobytes(), array.shape)
         if key not in self._constants:
-            name = f"constant_{len(self._constants)}"
-            self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
-            self._constants[key] = name
+            self._constants[key] = self.parameter(array)
         return self._constants[key]
+
+    def parameter(self, array: NDArray[Any]) -> str:
+        """A constant that belongs to a layer: another layer's may have the same value or not."""
+        name = f"constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        return name
 
     def integers(self, *values: int) -> str:
         """A constant vector of int64."""
@@ -153,23 +152,23 @@ class GraphWriter:
         return self.constant(np.array(value, np.float32))
 
     def stored(self, tensor: StoredTensor, *, packed: bool = False) -> str:
-        """A weight in the weights file: an initializer that is an input too.
+        """A weight in the weights file: an input of the graph, so ONNX Runtime makes no packed copy of it and
+        who runs the graph says where it lies in memory.
 
-        So ONNX Runtime makes no packed copy of it, and who runs the graph may say where it lies in memory.
-        Integer products give the same either way; sums of floats come in another order unless ``packed``.
+        Integer products give the same either way; sums of floats come in another order unless ``packed``,
+        which makes it a constant.
         """
-        proto = TensorProto()
-        value = mark_stored(proto, tensor)
-        self.initializers.append(proto)
-        if not packed:
-            self._weights.append(value)
-        self._stored_bytes += _bytes(tensor)
-        return proto.name
+        name, kind = stored_name(tensor), helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+        if packed:
+            self.initializers.append(_external(name, kind, tensor))
+        else:
+            self._weights.append(helper.make_tensor_value_info(name, kind, tensor.shape))
+        return name
 
     def cut(self, value: str) -> None:
-        """Allow to cut the graph after a f32 value, which must be all that later nodes need of earlier ones,
-        graph inputs and what is computed from these alone aside."""
-        self.cuts.append(Cut(value, self._stored_bytes))
+        """Cut the graph after a f32 value. What later pieces need beside such values and the graph's inputs,
+        each computes from these anew."""
+        self.cuts.append(value)
 
     def linear(self, rows: str, linear: Linear) -> str:
         """x·Wᵀ + b for ``rows`` [M, K] f32 → [M, N] f32."""
@@ -178,7 +177,7 @@ class GraphWriter:
             product = self.node("MatMul", rows, weight)
         else:
             product = self._integer_product(rows, weight, linear.scales)
-        return product if linear.bias is None else self.node("Add", product, self.constant(linear.bias))
+        return product if linear.bias is None else self.node("Add", product, self.parameter(linear.bias))
 
     def _integer_product(self, rows: str, weight: str, scales: NDArray[np.float32]) -> str:
         absolute = self.node("ReduceMax", self.node("Abs", rows), axes=[1], keepdims=0)
@@ -192,7 +191,7 @@ class GraphWriter:
         one, offset = self.scalar(1), self.constant(np.array(ZERO_POINT, np.uint8))
         halves = [
             self.node(
-                "MatMulIntegerToFloat", half, weight, one, self.constant(half_scales), offset, domain=CONTRIB
+                "MatMulIntegerToFloat", half, weight, one, self.parameter(half_scales), offset, domain=CONTRIB
             )
             for half, half_scales in ((high, scales), (low, (scales * (0.5 / HALF_RANGE)).astype(np.float32)))
         ]
@@ -224,15 +223,17 @@ def stored_name(tensor: StoredTensor) -> str:
     return f"{tensor.file}@{tensor.offset}"
 
 
-def mark_stored(proto: TensorProto, tensor: StoredTensor) -> onnx.ValueInfoProto:
-    """Let an initializer refer to the weights file; returns what makes it an input too."""
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-    proto.name, proto.data_type, proto.data_location = stored_name(tensor), kind, TensorProto.EXTERNAL
-    proto.ClearField("dims")
-    proto.dims.extend(tensor.shape)
+def stored_offset(name: str) -> int | None:
+    """Where a weight of that name lies in the weights file; None for other names."""
+    _, separator, offset = name.rpartition("@")
+    return int(offset) if separator else None
+
+
+def _external(name: str, kind: int, tensor: StoredTensor) -> TensorProto:
+    proto = TensorProto(name=name, data_type=kind, dims=tensor.shape, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", tensor.file), ("offset", tensor.offset), ("length", _bytes(tensor))):
         proto.external_data.add(key=key, value=str(value))
-    return helper.make_tensor_value_info(proto.name, kind, tensor.shape)
+    return proto
 
 
 def _bytes(tensor: StoredTensor) -> int:

@@ -1,36 +1,27 @@
 """Cuts a graph into pieces that run one after the other.
 
-The weights of one piece are all that must be resident at a time: the phone gives the pages of a piece back
-before the next one runs. Values that follow from the graph's inputs alone, such as shapes and masks, are
-computed in each piece anew.
+The weights of one piece, such as a layer, are all that must be resident at a time: the phone gives the pages
+of a piece back before the next one runs. Values that follow from the graph's inputs alone, such as shapes and
+masks, are computed in each piece anew.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from mobifarm.workloads.models.graph import Cut, WeightsFile, mark_stored, stored_name
-
-# Of the weights of a piece. Smaller pieces would save little: the output projection is larger anyway.
-PIECE_BYTES = 12 * 2**20
-# Rotary tables and scales of the vocabulary; every piece would hold a copy of its own.
-LARGE_CONSTANT_BYTES = 2**16
+# Of the output projection in one piece, about as much as a layer of a small model.
+BLOCK_BYTES = 4 * 2**20
 
 
-def choose_cuts(cuts: Sequence[Cut]) -> list[str]:
-    """The fewest of the possible cuts, so that no piece between two of them stores more than PIECE_BYTES;
-    but for the last cut, after which nothing more may come."""
-    chosen: list[Cut] = []
-    for cut, following in pairwise(cuts):
-        start = chosen[-1].stored_bytes if chosen else 0
-        if following.stored_bytes - start > PIECE_BYTES:
-            chosen.append(cut)
-    return [cut.value for cut in chosen]
+def block_columns(vocabulary: int, hidden: int, *, itemsize: int) -> int:
+    """Into how many columns the output projection is cut: into equal blocks, which then share a graph, where
+    the vocabulary can be divided by a number of blocks up to twice the smallest that is enough."""
+    fewest = -(-vocabulary * hidden * itemsize // BLOCK_BYTES)
+    equal = [blocks for blocks in range(fewest, 2 * fewest + 1) if vocabulary % blocks == 0]
+    return -(-vocabulary // (equal[0] if equal else fewest))
 
 
 def split_model(model: onnx.ModelProto, cuts: Sequence[str]) -> list[onnx.ModelProto]:
@@ -49,36 +40,6 @@ def split_model(model: onnx.ModelProto, cuts: Sequence[str]) -> list[onnx.ModelP
         _piece(model, producers, number, cuts, [o for o in graph.output if belongs[o.name] == number])
         for number in range(len(cuts) + 1)
     ]
-
-
-def name_pieces(graph: str, pieces: Sequence[onnx.ModelProto]) -> Mapping[str, onnx.ModelProto]:
-    """Names whose order is that of the pieces."""
-    return {f"{graph}_{number:03}": piece for number, piece in enumerate(pieces)}
-
-
-def store_large_constants(models: Iterable[onnx.ModelProto], file: WeightsFile) -> None:
-    """Move large f32 constants of the pieces to the weights file, equal ones once."""
-    stored = {}
-    for model in models:
-        for tensor in model.graph.initializer:
-            here = tensor.data_location != onnx.TensorProto.EXTERNAL
-            large = here and tensor.ByteSize() >= LARGE_CONSTANT_BYTES
-            if not large or tensor.data_type != onnx.TensorProto.FLOAT:
-                continue
-            array = numpy_helper.to_array(tensor)
-            key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
-            if key not in stored:
-                stored[key] = file.add(array)
-            _rename_input(model.graph, tensor.name, stored_name(stored[key]))
-            tensor.ClearField("raw_data")
-            model.graph.input.append(mark_stored(tensor, stored[key]))
-
-
-def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = new
 
 
 def _piece(

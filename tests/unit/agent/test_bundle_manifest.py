@@ -70,14 +70,30 @@ def test_unverified_damage_is_still_one_sentence(copy: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def _piece(file: str) -> dict[str, Any]:
+    return {"file": file, "inputs": [], "weights": [], "outputs": []}
+
+
+@pytest.mark.parametrize("weights", [[], [10**12], [-64]], ids=["too few", "outside", "before the start"])
+def test_weights_that_do_not_fit_a_graph_are_refused(copy: Path, weights: list[int]) -> None:
+    path = copy / "manifest.json"
+    raw = json.loads(path.read_text())
+    raw["graphs"]["upper"][1]["weights"] = weights
+    path.write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        Bundle.open(copy, verify=False)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"schema_version": 99}, "schema version 99"),
         ({"architecture": {}}, "incomplete"),
         ({"edit_layer": 3}, "outside the model"),
-        ({"graphs": {"lower_000": "../lower_000.onnx"}}, "only files of the bundle's folder"),
-        ({"graphs": {"lower_000": "lower_000.onnx", "upper_000": "upper_000.onnx"}}, "lacks a needed entry"),
+        ({"graphs": {"lower": [_piece("../lower_000.onnx")]}}, "only files of the bundle's folder"),
+        ({"graphs": {"lower": [_piece("lower_000.onnx")]}}, "lacks a needed entry"),
+        ({"graphs": {"lower": [{"file": "lower_000.onnx"}]}}, "incomplete"),
+        ({"graphs": {"lower": ["lower_000.onnx"]}}, "incomplete"),
         ({"files": {}}, "lacks a needed entry"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 
@@ -42,3 +43,45 @@ def test_the_peak_is_reset_to_what_is_resident_now():
     high, low, now = map(int, readings)
     assert low < high - 50_000_000
     assert low >= now - 10_000_000
+
+
+def _resident_mib(script: str) -> list[float]:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return [int(number) / 2**20 for number in done.stdout.split()]
+
+
+# What is kept in between stops the heap from shrinking at its end alone.
+_FREED_SCRIPT = """
+from mobifarm.agent.memory import limit_heap, return_freed, rss_bytes
+limit_heap()
+blocks = [bytearray(b"x" * 100_000) for _ in range(600)]
+kept = blocks[::20]
+print(rss_bytes())
+del blocks
+return_freed()
+print(rss_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep what is freed")
+def test_freed_memory_is_returned():
+    before, after = _resident_mib(_FREED_SCRIPT)
+    assert after < before - 40
+
+
+_CODE_SCRIPT = """
+from pathlib import Path
+import numpy
+from mobifarm.agent.memory import parse_kibibytes, return_code
+def resident():
+    return parse_kibibytes(Path("/proc/self/status").read_text(), "RssFile")
+print(resident())
+return_code()
+print(resident())
+assert numpy.linalg.norm(numpy.ones(4)) == 2  # the code comes back
+"""
+
+
+def test_code_that_has_run_is_returned():
+    before, after = _resident_mib(_CODE_SCRIPT)
+    assert after < before - 2

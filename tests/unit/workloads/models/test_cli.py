@@ -61,7 +61,7 @@ def test_an_older_versions_bundle_is_refused_in_one_sentence_and_built_anew(cach
     runner.invoke(app, ["build", "tiny-random"])
     old = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**old, "schema_version": 1}))
-    problem = "the bundle has schema version 1, this version reads 2: build it again"
+    problem = "the bundle has schema version 1, this version reads 3: build it again"
     assert runner.invoke(app, ["list"]).output.splitlines() == [f"tiny-random: {problem}"]
     shown = runner.invoke(app, ["show", "tiny-random"])
     assert shown.exit_code == 2

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from mobifarm.agent.editor.bundle_files import MappedTensors
 from mobifarm.workloads.models.graph import GraphWriter, WeightsFile, floats, store_linear
 
 RANDOM = np.random.default_rng(7)
@@ -22,7 +23,9 @@ def run_linear(folder: Path, rows: NDArray[np.float32], *, int8: bool) -> NDArra
         graph.rename(graph.linear("x", linear), "y")
     onnx.save(graph.model([floats("x", "M", 40)], [floats("y", "M", 12)]), folder / "g.onnx")
     session = onnxruntime.InferenceSession(str(folder / "g.onnx"), providers=["CPUExecutionProvider"])
-    result: NDArray[np.float32] = session.run(None, {"x": rows})[0]
+    weight = MappedTensors(folder).tensor(linear.weight)
+    fed = {value.name: weight for value in session.get_inputs() if value.name != "x"}
+    result: NDArray[np.float32] = session.run(None, {"x": rows, **fed})[0]
     return result
 
 

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from mobifarm.agent.editor import bundle as bundle_module
 from mobifarm.agent.editor.bundle import Bundle
-from mobifarm.workloads.models import split
+from mobifarm.agent.editor.manifest import GRAPHS
+from mobifarm.workloads.models import share, split
 from mobifarm.workloads.models.build import build_bundle
-from mobifarm.workloads.models.graph import Cut
+from mobifarm.workloads.models.graph import GraphWriter
 from mobifarm.workloads.models.sources import TinyRandom
 
 
@@ -30,11 +31,26 @@ def outputs(bundle: Bundle) -> list[NDArray[np.floating]]:
 def test_pieces_give_what_the_whole_gives(
     tmp_path: Path, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split, "PIECE_BYTES", 1)
-    monkeypatch.setattr(split, "LARGE_CONSTANT_BYTES", 1000)
-    cut, whole = Bundle.open(build_bundle(TinyRandom(), tmp_path).path), Bundle.open(tiny_bundle_path)
-    assert len(cut.manifest.pieces("upper")) > len(whole.manifest.pieces("upper")) == 2
-    assert all(np.array_equal(a, b) for a, b in zip(outputs(cut), outputs(whole), strict=True))
+    cut = GraphWriter.cut
+
+    def cut_before_the_read_out(graph: GraphWriter, value: str) -> None:
+        if value == "final_residual":
+            cut(graph, value)
+
+    monkeypatch.setattr(GraphWriter, "cut", cut_before_the_read_out)
+    monkeypatch.setattr(split, "BLOCK_BYTES", 2**30)
+    whole = Bundle.open(build_bundle(TinyRandom(), tmp_path / "whole").path)
+    monkeypatch.undo()
+    monkeypatch.setattr(split, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(share, "LARGE_BYTES", 1000)
+    blocks = Bundle.open(build_bundle(TinyRandom(), tmp_path / "blocks").path)
+    assert [len(whole.manifest.graphs[name]) for name in GRAPHS] == [1, 1, 1]
+    assert all(len(blocks.manifest.graphs[name]) > 2 for name in GRAPHS)
+    expected = outputs(whole)
+    for bundle in (Bundle.open(tiny_bundle_path), blocks):
+        assert all(np.array_equal(a, b) for a, b in zip(outputs(bundle), expected, strict=True))
+    tokens = np.arange(whole.architecture.vocabulary)
+    assert np.array_equal(blocks.embed(tokens), whole.embed(tokens))
 
 
 def test_a_cut_batch_gives_the_same(tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,9 +61,11 @@ def test_a_cut_batch_gives_the_same(tiny_bundle_path: Path, monkeypatch: pytest.
     assert all(np.array_equal(a, b) for a, b in zip(outputs(bundle), together, strict=True))
 
 
-def test_cuts_keep_pieces_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split, "PIECE_BYTES", 30)
-    cuts = [Cut(f"layer {number}", 12 * (number + 1)) for number in range(5)]
-    assert split.choose_cuts(cuts) == ["layer 1", "layer 3"]
-    assert split.choose_cuts([Cut("large", 90), Cut("larger", 200)]) == ["large"]
-    assert split.choose_cuts([]) == []
+@pytest.mark.parametrize(
+    ("vocabulary", "columns"),
+    [(49_152, 6144), (100, 100), (7919, 3960)],
+    ids=["equal blocks", "small", "prime: the last block is smaller"],
+)
+def test_blocks_of_the_output_projection(vocabulary: int, columns: int) -> None:
+    assert split.block_columns(vocabulary, 576, itemsize=1) == columns
+    assert columns * 576 <= split.BLOCK_BYTES
