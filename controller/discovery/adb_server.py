@@ -33,9 +33,7 @@ class AdbServerWatcher:
         except FarmError as error:
             self.close()
             return Scan({}, Trouble(str(error), error.action))
-        return Scan(
-            {phone.address: str(phone.transport_id) for phone in listed if phone.state not in _AWAY}
-        )
+        return Scan({phone.address: str(phone.transport_id) for phone in listed if phone.state not in _AWAY})
 
     def wait(self, timeout_s: float) -> None:
         if self._interrupted.is_set() or self._tracker is None:

@@ -89,7 +89,9 @@ class Debouncer:
 
     def due(self, now: float) -> list[News]:
         """Places that have settled: they are now as they are."""
-        settled = self._places_where(lambda record: record.settling_until is not None and record.settling_until <= now)
+        settled = self._places_where(
+            lambda record: record.settling_until is not None and record.settling_until <= now
+        )
         news = []
         for place, record in settled:
             record.settling_until = None
@@ -118,11 +120,13 @@ class Debouncer:
         return [(place, record) for place, record in self._places.items() if condition(record)]
 
 
-def settling_reason(arrivals: int, window_s: float = WINDOW_S, settle_s: float = SETTLE_S) -> str:
-    """Why a settling place is left alone, for people."""
+def settling_reason(
+    arrivals_limit: int = ARRIVALS_LIMIT, window_s: float = WINDOW_S, settle_s: float = SETTLE_S
+) -> str:
+    """Why a settling place is left alone, for people: the same for a whole storm, so that it is one event."""
     return (
-        f"it was plugged in {arrivals} times within {window_s:g} s: it is left alone until it has stayed as it "
-        f"is for {settle_s:g} s"
+        f"it was plugged in more than {arrivals_limit} times within {window_s:g} s: it is left alone until "
+        f"it has stayed as it is for {settle_s:g} s"
     )
 
 

@@ -73,9 +73,7 @@ class _Watch:
         self._thread.start()
 
     def is_absent(self, address: str) -> bool:
-        return (
-            self._phones is not None and self._watcher.covers(address) and address not in self._phones
-        )
+        return self._phones is not None and self._watcher.covers(address) and address not in self._phones
 
     async def close(self) -> None:
         self._stopped.set()

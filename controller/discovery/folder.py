@@ -2,8 +2,8 @@
 
     {"address": "tcp:HOST:PORT", "plugged": true, "plugs": 1, "pid": 4711}
 
-Only ``address`` is needed. ``plugged`` false: the phone's cable is out. ``plugs`` grows whenever it is plugged
-in, so that a short unplugging is not missed. ``pid``: the announcement ends with this process.
+Only ``address`` is needed. ``plugged`` false: the phone's cable is out. ``plugs`` grows whenever it is
+plugged in, so that a short unplugging is not missed. ``pid``: the announcement ends with this process.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class FolderWatcher:
             return []
 
     def _announcement(self, path: Path) -> dict[str, Any] | str | None:
-        """What a file says, why it says nothing, or None where it has just gone. Read again when it changes."""
+        """What a file says, why it says nothing, None where it has just gone; kept until it changes."""
         try:
             status = path.stat()
             version = (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -17,7 +17,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The phones that are plugged in: address to a name of this connection, new whenever it is plugged in anew.
+    """The phones that are plugged in: address to a name of this connection, new with every plugging in.
 
     ``phones`` None: it could not be looked; what was seen before still holds.
     """

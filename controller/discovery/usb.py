@@ -1,4 +1,4 @@
-"""Phones on this machine's USB buses, through libusb: hotplug callbacks where it has them, else looking again."""
+"""Phones on this machine's USB buses, through libusb: its callbacks where it has them, else looking again."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ServedPhone:
 
 
 class AdbServer:
-    """One adb server; every request is a connection of its own, with a deadline. Safe from several threads."""
+    """One adb server; every request is a connection of its own and has a deadline. Thread-safe."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -112,13 +112,17 @@ class AdbServer:
         try:
             # adbutils would start a server; whether one is to run is the user's decision.
             socket.create_connection((self._host, self._port), timeout=DEADLINE_S).close()
+        except OSError as error:
+            raise HostError(f"no adb server answers at {self.name}", action=START_SERVER) from error
+        who = address or f"the adb server at {self.name}"
+        try:
             yield adbutils.AdbClient(self._host, self._port, socket_timeout=DEADLINE_S)
         except (adbutils.AdbTimeout, TimeoutError) as error:
             raise HostError(f"the adb server at {self.name} did not answer in time") from error
-        except (OSError, EOFError, adbutils.AdbConnectionError) as error:
-            raise HostError(f"no adb server answers at {self.name}", action=START_SERVER) from error
+        except (OSError, EOFError) as error:
+            raise DeviceError(f"{who}: the adb server ended the connection ({error})") from error
         except adbutils.AdbError as error:
-            raise _refusal(address or f"the adb server at {self.name}", str(error)) from error
+            raise _refusal(who, str(error)) from error
 
 
 def _refusal(address: str, message: str) -> DeviceError:

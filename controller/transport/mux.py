@@ -260,7 +260,7 @@ class Multiplexer:
                 self._wire.write(packet.header(self._checksums), packet.data)
             except LinkLost as error:
                 self._lose(str(error))
-                raise LinkLost(self._loss) from error
+                raise LinkLost(self.loss_reason) from error
 
     def send_if_alive(self, packet: Packet) -> None:
         """Send a packet that does not matter any more once the link is lost."""

@@ -73,7 +73,7 @@ def connect_server(
     *,
     on_authorisation: Callable[[], None] = lambda: None,
 ) -> ServerTransport:
-    """Open a link to a phone that an adb server has; one on TCP is connected to the server where it is not yet.
+    """Open a link to a phone that an adb server has; the server is told to connect to one on TCP.
 
     Args:
         address: ``usb:BUS-PORT.PORT…``, ``tcp:HOST:PORT`` or ``adb:SERIAL``.
@@ -101,7 +101,9 @@ def connect_server(
         case "no":
             raise HostError(f"the adb server may not use the phone at {address}", action=LET_THIS_USER)
         case "offline" | "connecting":
-            raise DeviceError(f"{address} is {phone.state} for the adb server; plug it in again if it stays so")
+            raise DeviceError(
+                f"{address} is {phone.state} for the adb server; plug it in again if it stays so"
+            )
         case state:
             raise DeviceError(f"{address} is in {state} mode; start Android on it")
 

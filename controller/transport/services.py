@@ -24,7 +24,7 @@ class OpenService(Protocol):
 
 
 class PhoneServices:
-    """Shell, files, streams and forwards of a :class:`~mobifarm.controller.transport.interface.DeviceTransport`."""
+    """Shell, files, streams and forwards: most of an ``interface.DeviceTransport``."""
 
     def __init__(self, address: str, open_service: OpenService) -> None:
         self._address = address

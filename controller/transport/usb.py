@@ -21,11 +21,12 @@ _ADB_INTERFACE: Final = (0xFF, 0x42, 0x01)
 _POLL_S: Final = 0.25
 _SEND_TIMEOUT_S: Final = 30.0
 FREE_THE_BUS: Final = (
-    "run `adb kill-server` (and close Android Studio, which starts it again), or start the farm with --adb-server"
+    "run `adb kill-server` (and close Android Studio, which starts it again), "
+    "or start the farm with --adb-server"
 )
 LET_THIS_USER: Final = (
-    "install the udev rules of the system package android-sdk-platform-tools-common, add this user to the group "
-    "plugdev, and plug the phone in again"
+    "install the udev rules of the system package android-sdk-platform-tools-common, "
+    "add this user to the group plugdev, and plug the phone in again"
 )
 NO_LIBUSB: Final = "libusb is missing; install the system package libusb-1.0-0"
 
@@ -148,7 +149,7 @@ class UsbWire:
 
     def _held(self, address: str) -> HostError:
         """Says who claimed the phone's interface before us."""
-        device = getattr(self._transport, "_device", None)
+        device: Any = getattr(self._transport, "_device", None)
         try:
             node = Path(f"/dev/bus/usb/{device.getBusNumber():03}/{device.getDeviceAddress():03}")
             holder = holder_of_file(node)

@@ -51,7 +51,8 @@ class FarmUnderTest:
 
     def up(self, *options: str, lost_grace_s: float = LOST_GRACE_S) -> subprocess.Popen[str]:
         """Start the farm and wait until it answers; ended with the test at the latest."""
-        arguments = ["up", "--lost-grace", str(lost_grace_s), *options]
+        # A phone that is plugged into the tests' machine is not theirs to use.
+        arguments = ["up", "--lost-grace", str(lost_grace_s), "--no-usb", *options]
         for phone in self.phones.phones:
             arguments += ["--device", phone.address]
         log = self._stack.enter_context((self.home / "up.log").open("a"))
