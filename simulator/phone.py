@@ -65,9 +65,7 @@ class Phone:
         self.sensors = sensors
         self.plugged = True
         self.plugs = 0  # how often it became connectable
-        self.on_cable: Callable[[], None] = lambda: (
-            None
-        )  # called when it becomes connectable, or no longer is
+        self.on_cable: Callable[[], None] = lambda: None  # called when ``connectable`` changes
         self.hung = False
         self.adbd_pid = 0
         self._port = settings.port

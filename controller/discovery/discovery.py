@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from mobifarm.controller.discovery.debounce import Debouncer, News, NewsKind
 from mobifarm.controller.discovery.sighting import Scan, Trouble, Watcher, compare
@@ -33,7 +33,7 @@ class Listener(Protocol):
         ...
 
     def trouble(self, source: str, trouble: Trouble | None) -> None:
-        """Phones cannot be seen there, or (None) can be again."""
+        """Phones cannot be seen there, or (None) can be; told after the first look and with every change."""
         ...
 
 
@@ -66,7 +66,7 @@ class _Watch:
         self._loop = asyncio.get_running_loop()
         self._debouncer = Debouncer()
         self._phones: Mapping[str, str] | None = None  # None before the first look
-        self._trouble: Trouble | None = None
+        self._told: Trouble | None | Literal[""] = ""  # before anything was told
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"discovery {watcher.source}", daemon=True)
@@ -100,10 +100,8 @@ class _Watch:
     def _take(self, scan: Scan, now: float) -> None:
         if self._stopped.is_set():
             return
-        if scan.trouble != self._trouble:
-            self._trouble = scan.trouble
-            if scan.trouble:
-                logger.warning("%s: %s; %s", self._watcher.source, scan.trouble.reason, scan.trouble.action)
+        if scan.trouble != self._told:
+            self._told = scan.trouble
             self._listener.trouble(self._watcher.source, scan.trouble)
         if scan.phones is None:
             return

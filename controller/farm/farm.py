@@ -257,6 +257,8 @@ class Farm:
             match report:
                 case AttemptProgress() | TransferProgress() | Reading() | PhoneSettling() | DiscoveryNotice():
                     self.live.note(report)
+                    if isinstance(report, DiscoveryNotice) and report.reason:
+                        logger.warning("%s on %s: %s", report.source, report.host, report.reason)
                 case PhoneSeen():
                     if self._is_welcome(report):
                         seen.append(report.address)

@@ -109,7 +109,8 @@ class PhoneHost:
     # --- discovery's listener -----------------------------------------------------------------------------
 
     def arrived(self, address: str, source: str, seen_at: float, observed: bool) -> None:
-        self._seen_at[address] = seen_at
+        # Where an adb server has a phone on TCP, two watchers see it, one after the other.
+        seen_at = self._seen_at.setdefault(address, seen_at)
         self._reports.put(PhoneSeen(time.time(), self._configuration.name, address, source, observed))
         if session := self._sessions.get(address):
             session.plugged(seen_at)

@@ -66,8 +66,9 @@ class AdbServer:
         return found
 
     def connect(self, place: str) -> str:
-        """Have the server connect to HOST:PORT; its answer, a success or not."""
+        """Have the server connect to HOST:PORT anew; its answer, a success or not."""
         with self._speaking() as client:
+            client.disconnect(place)  # a connection that went offline would count as one for a while
             return str(client.connect(place, timeout=CONNECT_DEADLINE_S))
 
     def open(self, phone: ServedPhone, service: str, timeout_s: float) -> SocketStream:
@@ -86,6 +87,7 @@ class AdbServer:
             except BaseException:
                 connection.close()
                 raise
+            connection.conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return SocketStream(connection.conn, f"{phone.address} {service}")
 
     def track(self) -> DeviceTracker:
@@ -175,7 +177,6 @@ class SocketStream:
     def __init__(self, connection: socket.socket, name: str) -> None:
         self._socket = connection
         self._socket.setblocking(False)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._name = name
         self._lock = threading.Lock()
         self._users = 0
