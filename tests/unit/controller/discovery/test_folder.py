@@ -37,7 +37,9 @@ def test_unplugged_and_plugged_in_again_is_another_connection(tmp_path: Path) ->
     assert watcher.scan().phones == {}
     announce(tmp_path, "a", address=ADDRESS, plugged=True, plugs=2, pid=os.getpid())
     again = watcher.scan().phones
-    assert first and again and first[ADDRESS] != again[ADDRESS]
+    assert first
+    assert again
+    assert first[ADDRESS] != again[ADDRESS]
 
 
 def test_an_announcement_ends_with_its_process_and_with_its_file(tmp_path: Path) -> None:
