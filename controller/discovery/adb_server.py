@@ -13,7 +13,7 @@ _AWAY: Final = frozenset({"offline", "connecting"})
 
 
 class AdbServerWatcher:
-    """Watches one server. Where it is away, so are its phones: links through it are dead."""
+    """Watches one server. While it is away nothing is known of its phones: their links are dead."""
 
     source = "adb server"
 
@@ -32,7 +32,7 @@ class AdbServerWatcher:
             listed = self._server.phones()
         except FarmError as error:
             self.close()
-            return Scan({}, Trouble(str(error), error.action))
+            return Scan(None, Trouble(str(error), error.action))
         return Scan({phone.address: str(phone.transport_id) for phone in listed if phone.state not in _AWAY})
 
     def wait(self, timeout_s: float) -> None:

@@ -66,7 +66,7 @@ class _Watch:
         self._loop = asyncio.get_running_loop()
         self._debouncer = Debouncer()
         self._phones: Mapping[str, str] | None = None  # None before the first look
-        self._told: Trouble | None | Literal[""] = ""  # before anything was told
+        self._told: Trouble | Literal[""] | None = ""  # before anything was told
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"discovery {watcher.source}", daemon=True)

@@ -187,7 +187,7 @@ def test_a_server_that_ends_is_trouble_with_an_action(server: RunningServer, pho
     connect_server(phones.phones[0].address, server).close()
     until(watcher, lambda phones: len(phones) == 1)
     server.adb("kill-server")
-    until(watcher, lambda phones: phones == {})
+    until(watcher, lambda phones: phones is None)
     scan = watcher.scan()
     assert scan.trouble is not None
     assert scan.trouble.reason == f"no adb server answers at 127.0.0.1:{server.port}"
