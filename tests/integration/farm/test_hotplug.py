@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -13,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from mobifarm.controller.client import FarmClient
 from mobifarm.controller.core.views import DeviceView
+from mobifarm.controller.paths import farm_paths
 from mobifarm.controller.store.read import StoreReader
 from mobifarm.simulator.virtual_phones import VirtualPhones
 
@@ -95,9 +96,8 @@ def test_a_flapping_phone_is_left_alone_and_the_other_works(empty_farm: Any) -> 
             seen = devices(reader)
         assert (seen[bad].state, seen[bad].action) == ("discovered", "check the cable and the port")
         assert seen[calm].state == "ready"
-        live = next(
-            row["live"] for row in json.loads(farm.run("devices", "--json").stdout) if row["device_id"] == bad
-        )
+        with FarmClient(farm_paths(farm.home)) as client:
+            live = client.get("/api/v1/live")["devices"][bad]
         assert live["settling_until"] > seen[bad].changed_at
         wait_ready(farm, bad)
         with farm.reader() as reader:
