@@ -133,7 +133,7 @@ class Connector:
 
     def _open(self, address: str, on_authorisation: Callable[[], None]) -> DeviceTransport:
         if self._server:
-            return connect_server(address, self._server, on_authorisation=on_authorisation)
+            return connect_server(address, self._server)
         return connect_direct(
             address,
             key_path=self._adb_key,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable
 from typing import Final
 
 from mobifarm.controller.errors import AuthorisationRequired, DeviceError, HostError
@@ -67,17 +66,11 @@ class ServerTransport(PhoneServices):
         self._lost.set()
 
 
-def connect_server(
-    address: str,
-    server: AdbServer,
-    *,
-    on_authorisation: Callable[[], None] = lambda: None,
-) -> ServerTransport:
+def connect_server(address: str, server: AdbServer) -> ServerTransport:
     """Open a link to a phone that an adb server has; the server is told to connect to one on TCP.
 
     Args:
         address: ``usb:BUS-PORT.PORT…``, ``tcp:HOST:PORT`` or ``adb:SERIAL``.
-        on_authorisation: called when the phone waits for its owner to accept the server's key.
 
     Raises:
         AuthorisationRequired: nobody has accepted the server's key yet; the phone goes on asking.
@@ -96,7 +89,6 @@ def connect_server(
         case "device":
             return ServerTransport(server, phone)
         case "unauthorized" | "authorizing":
-            on_authorisation()
             raise AuthorisationRequired(f"{address} does not trust the adb server's key yet")
         case "no":
             raise HostError(f"the adb server may not use the phone at {address}", action=LET_THIS_USER)

@@ -141,10 +141,8 @@ def test_a_pulled_cable_wakes_everybody_and_the_phone_comes_back(
 def test_nobody_accepted_the_servers_key(server: RunningServer) -> None:
     with VirtualPhones(1, authorisation="ask") as asking:
         address, control = asking.phones[0].address, asking.control()
-        asked: list[bool] = []
         with pytest.raises(AuthorisationRequired, match="does not trust the adb server's key"):
-            connect_server(address, server, on_authorisation=lambda: asked.append(True))
-        assert asked == [True]
+            connect_server(address, server)
         control.authorise()
         watcher = AdbServerWatcher(server)
         until(watcher, lambda phones: "device" in {phone.state for phone in server.phones()})
