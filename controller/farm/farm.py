@@ -253,9 +253,12 @@ class Farm:
         """Note what is fleeting, apply what is durable, in order and in one commit."""
         durable: list[Event] = []
         seen: list[str] = []
+        settling: list[PhoneSettling] = []
         for report in reports:
             match report:
-                case AttemptProgress() | TransferProgress() | Reading() | PhoneSettling() | DiscoveryNotice():
+                case PhoneSettling():
+                    settling.append(report)
+                case AttemptProgress() | TransferProgress() | Reading() | DiscoveryNotice():
                     self.live.note(report)
                     if isinstance(report, DiscoveryNotice) and report.reason:
                         logger.warning("%s on %s: %s", report.source, report.host, report.reason)
@@ -266,6 +269,8 @@ class Farm:
                 case _ if self._concerns(report) and _is_storable(report):
                     durable.append(report)
         await asyncio.gather(*(self._apply_report(event) for event in durable))
+        for news in settling:  # after the loss that it follows, which drops what was heard before
+            self.live.note(news)
         for address in seen:
             await self.attach(address, address)
 

@@ -317,10 +317,13 @@ async def test_what_cannot_be_seen_and_who_settles_is_shown_while_it_lasts(tmp_p
     host = ScriptedHost()
     async with running(tmp_path / "farm.sqlite", host) as farm:
         notice = DiscoveryNotice(1.0, "host", "usb", "no USB bus", "pass it through")
-        host.queue.put_nowait([notice, seen("usb:1-1"), PhoneSettling(1.0, "usb:1-1", 20.0)])
+        host.queue.put_nowait([notice, seen("usb:1-1")])
+        await next_attached(host)
+        unplugged = DeviceLost(1.0, "usb:1-1", "it was unplugged")
+        host.queue.put_nowait([unplugged, PhoneSettling(1.0, "usb:1-1", 20.0), seen("usb:1-2")])
         await next_attached(host)
         assert farm.live.notices() == [notice]
         assert farm.live.devices()["usb:1-1"].to_json()["settling_until"] == 20.0
-        host.queue.put_nowait([replace(notice, reason="", action=""), seen("usb:1-2")])
+        host.queue.put_nowait([replace(notice, reason="", action=""), seen("usb:1-3")])
         await next_attached(host)
         assert farm.live.notices() == []
