@@ -16,9 +16,16 @@ from typing import ClassVar
 
 
 class FarmError(Exception):
-    """Base of all errors that MobiFarm raises on purpose."""
+    """Base of all errors that MobiFarm raises on purpose.
+
+    ``action``: what a person should do next, where the message does not say so itself.
+    """
 
     exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str = "", *, action: str = "") -> None:
+        super().__init__(message)
+        self.action = action
 
 
 class UserError(FarmError):

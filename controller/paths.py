@@ -43,6 +43,11 @@ class FarmPaths:
         return self.home / "computer"
 
     @property
+    def announcements(self) -> Path:
+        """Folder in which phones on TCP are announced; virtual phones live there."""
+        return self.home / "virtual"
+
+    @property
     def log(self) -> Path:
         return self.home / "farm.log"
 

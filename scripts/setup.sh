@@ -13,12 +13,14 @@ say() { printf '%s==>%s %s\n' "$bold" "$plain" "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
 # --- system packages ------------------------------------------------------------------------------------------
-# bubblewrap sandboxes the virtual phones; toybox and mksh are their Android userland; adb is used by tests only.
+# bubblewrap sandboxes the virtual phones; toybox and mksh are their Android userland; adb and umockdev are used by
+# tests only.
 missing=()
 command -v bwrap >/dev/null || missing+=(bubblewrap)
 command -v toybox >/dev/null || missing+=(toybox)
 command -v mksh >/dev/null || missing+=(mksh)
 command -v adb >/dev/null || missing+=(adb)
+command -v umockdev-run >/dev/null || missing+=(umockdev)
 ldconfig -p 2>/dev/null | grep -q 'libusb-1\.0\.so' || missing+=(libusb-1.0-0)
 command -v "$PYTHON" >/dev/null || missing+=(python3)
 if command -v "$PYTHON" >/dev/null && ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then

@@ -37,6 +37,9 @@ def run(
     authorisation: Annotated[
         str, typer.Option(help="What the phone does with an unknown ADB key: accept, ask or deny.")
     ] = "accept",
+    serial: Annotated[
+        str, typer.Option(help="Give all phones this serial number. [default: each its own]")
+    ] = "",
     as_json: _Json = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
@@ -65,6 +68,7 @@ def run(
         port=port,
         unsandboxed=unsandboxed,
         authorisation=policy,
+        serial=serial,
         until_stdin_closes=until_stdin_closes,
     )
     try:

@@ -24,7 +24,10 @@ _LINE_MAX = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PhoneRecord:
-    """A running phone as its registry file ``HOME/NAME.json`` describes it; ``pid`` is its launcher."""
+    """A running phone as its registry file ``HOME/NAME.json`` describes it; ``pid`` is its launcher.
+
+    A farm that watches HOME connects to what is ``plugged``; ``plugs`` grows whenever that begins anew.
+    """
 
     name: str
     serial: str
@@ -33,6 +36,8 @@ class PhoneRecord:
     control: str
     pid: int
     sandboxed: bool
+    plugged: bool = True  # whether a host can connect: cable in, power on
+    plugs: int = 1
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

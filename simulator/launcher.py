@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobifarm.simulator.adbd.process_tree import read_processes
@@ -45,6 +45,7 @@ class LaunchSettings:
     port: int = 0
     unsandboxed: bool = False
     authorisation: Authorisation = "accept"
+    serial: str = ""  # of all phones; "" gives each its own
     until_stdin_closes: bool = False
 
 
@@ -59,7 +60,14 @@ def plan_phones(settings: LaunchSettings) -> list[PhoneSettings]:
         name = profile.name if same == 0 else f"{profile.name}-{same + 1}"
         port = settings.port + index if settings.port else 0
         planned.append(
-            PhoneSettings(name, serial_of(name), profile, port, settings.authorisation, shares[index])
+            PhoneSettings(
+                name,
+                settings.serial or serial_of(name),
+                profile,
+                port,
+                settings.authorisation,
+                shares[index],
+            )
         )
     return planned
 
@@ -152,11 +160,26 @@ async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord
                 pid=os.getpid(),
                 sandboxed=machine.sandboxed,
             )
-            registry = settings.home / f"{planned.name}.json"
-            _write_whole(registry, record.to_json() + "\n")
-            stack.callback(registry.unlink, missing_ok=True)
+            stack.enter_context(_announced(phone, record, settings.home / f"{planned.name}.json"))
             on_running(record)
         await stop.wait()
+
+
+@contextlib.contextmanager
+def _announced(phone: Phone, record: PhoneRecord, registry: Path) -> Iterator[None]:
+    """Keep the phone's registry file true as long as the phone runs."""
+
+    def write() -> None:
+        now = replace(record, plugged=phone.connectable, plugs=phone.plugs)
+        _write_whole(registry, now.to_json() + "\n")
+
+    write()
+    phone.on_cable = write
+    try:
+        yield
+    finally:
+        phone.on_cable = lambda: None
+        registry.unlink(missing_ok=True)
 
 
 async def _update_sensors(phones: Sequence[Phone]) -> None:

@@ -64,6 +64,8 @@ class Phone:
         self.machine = machine
         self.sensors = sensors
         self.plugged = True
+        self.plugs = 0  # how often it became connectable
+        self.on_cable: Callable[[], None] = lambda: None  # called when ``connectable`` changes
         self.hung = False
         self.adbd_pid = 0
         self._port = settings.port
@@ -92,6 +94,11 @@ class Phone:
     def powered(self) -> bool:
         """True while adbd's process lives."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def connectable(self) -> bool:
+        """Whether its cable is in and its power on."""
+        return self._listener is not None
 
     def status(self) -> dict[str, Any]:
         """What the control socket tells."""
@@ -306,12 +313,15 @@ class Phone:
         self._port = listener.getsockname()[1]
         self._listener = listener
         self._loop.add_reader(listener, self._accept_link)
+        self.plugs += 1
+        self.on_cable()
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
             self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
+            self.on_cable()
 
     def _accept_link(self) -> None:
         if self._listener is None:

@@ -30,6 +30,7 @@ class VirtualPhones:
         port: int = 0,
         unsandboxed: bool = False,
         authorisation: Authorisation = "accept",
+        serial: str = "",
     ) -> None:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="mobifarm-virtual-")
         self.home = home or Path(self._temporary.name if self._temporary else "")
@@ -46,6 +47,8 @@ class VirtualPhones:
         ]
         self._command += ["--count", str(count), "--port", str(port), "--home", str(self.home)]
         self._command += ["--authorisation", authorisation]
+        if serial:
+            self._command += ["--serial", serial]
         for profile in profiles:
             self._command += ["--profile", profile]
         if unsandboxed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -44,9 +45,12 @@ async def whoami(caller: Viewer) -> WhoAmI:
 
 @router.get("/api/v1/live")
 async def live(farm: Farmhouse, _: Viewer) -> JsonObject:
-    """The newest progress and readings of each phone; nothing of it is stored."""
-    found = farm.farm.live.devices()
-    return {"devices": {device_id: device.to_json() for device_id, device in found.items()}}
+    """The newest of each phone, and where phones cannot be seen; nothing of it is stored."""
+    seen = farm.farm.live
+    return {
+        "devices": {device_id: device.to_json() for device_id, device in seen.devices().items()},
+        "notices": [asdict(notice) for notice in seen.notices()],
+    }
 
 
 @router.get("/api/v1/events", response_class=StreamingResponse)

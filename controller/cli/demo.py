@@ -65,7 +65,7 @@ def demo(
         _say("2/4  three virtual phones")
         phones = stack.enter_context(_virtual_phones(folder / "virtual", unsandboxed))
         _say("3/4  the farm (Ray, controller, one host)")
-        stack.enter_context(_farm(paths, [address for _, address in phones]))
+        stack.enter_context(_farm(paths))  # it finds the phones by itself
         _say("4/4  the evaluation" + (", with a cable pulled in the middle of an edit" if unplug else ""))
         job_id, trials = submit(paths, spec)
         _say(f"     {job_id}: {trials} edits; watch with: MOBIFARM_HOME={folder} mobifarm devices --watch")
@@ -160,10 +160,8 @@ def _virtual_phones(folder: Path, unsandboxed: bool) -> Iterator[list[tuple[str,
 
 
 @contextlib.contextmanager
-def _farm(paths: FarmPaths, addresses: Sequence[str]) -> Iterator[None]:
-    arguments = ["up", "--home", str(paths.home), "--lost-grace", str(LOST_GRACE_S)]
-    for address in addresses:
-        arguments += ["--device", address]
+def _farm(paths: FarmPaths) -> Iterator[None]:
+    arguments = ["up", "--home", str(paths.home), "--lost-grace", str(LOST_GRACE_S), "--no-usb"]
     log = paths.home / "up.log"
     with log.open("wb") as output, _running(arguments, output) as process:
         lines = process.stdout

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from mobifarm.controller.cli.farm import Home
 from mobifarm.controller.cli.output import ago, console, print_json, table
@@ -18,6 +20,7 @@ from mobifarm.controller.core.views import DeviceView
 from mobifarm.controller.errors import FarmError
 from mobifarm.controller.paths import FarmPaths, farm_paths
 from mobifarm.controller.store.read import StoreReader
+from mobifarm.workloads.plain_text import printable
 
 WATCH_PERIOD_S = 0.5
 
@@ -40,13 +43,14 @@ def devices(
         if watch and not as_json:
             with Live(console=console(), auto_refresh=False) as screen:
                 while True:
-                    screen.update(_table(reader.devices(), _live(paths)), refresh=True)
+                    live = _live(paths)
+                    screen.update(Group(_table(reader.devices(), live), *_notices(live)), refresh=True)
                     time.sleep(WATCH_PERIOD_S)
         rows, live = reader.devices(), _live(paths)
         if as_json:
-            print_json([{**asdict(row), "live": live.get(row.device_id)} for row in rows])
+            print_json([{**asdict(row), "live": live["devices"].get(row.device_id)} for row in rows])
         else:
-            console().print(_table(rows, live))
+            console().print(_table(rows, live), *_notices(live))
 
 
 @app.command()
@@ -97,16 +101,28 @@ def _live(paths: FarmPaths) -> Mapping[str, Any]:
     """What the running farm hears from its phones now; nothing where no farm runs."""
     try:
         with FarmClient(paths) as client:
-            found: Mapping[str, Any] = client.get("/api/v1/live")["devices"]
+            found: Mapping[str, Any] = client.get("/api/v1/live")
             return found
     except FarmError:
-        return {}
+        return {"devices": {}, "notices": []}
+
+
+def _notices(live: Mapping[str, Any]) -> list[Text]:
+    """Where phones cannot be seen, a line each."""
+    return [
+        Text(printable(f"{notice['source']}: " + _joined(notice["reason"], notice["action"])))
+        for notice in live["notices"]
+    ]
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(filter(None, texts))
 
 
 def _table(rows: list[DeviceView], live: Mapping[str, Any]) -> Table:
     return table(
         "Devices",
-        ("device", "model", "serial", "host", "state", "since", "what it does or needs"),
+        ("device", "model", "serial", "host", "state", "since", "ready after", "what it does or needs"),
         [
             (
                 row.device_id,
@@ -115,14 +131,21 @@ def _table(rows: list[DeviceView], live: Mapping[str, Any]) -> Table:
                 row.host or "–",
                 row.state,
                 ago(row.changed_at),
-                _activity(live.get(row.device_id))
-                or "; ".join(filter(None, (row.reason, row.action)))
+                "–" if row.ready_after_s is None else f"{row.ready_after_s:.1f} s",
+                _activity(live["devices"].get(row.device_id))
+                or _joined(row.reason, _time_left(live["devices"].get(row.device_id)), row.action)
                 or "–",
             )
             for row in rows
             if row.state != "retired"
         ],
     )
+
+
+def _time_left(live: Mapping[str, Any] | None) -> str:
+    until = live and live["settling_until"]
+    left_s = until - time.time() if until else 0
+    return f"{left_s:.0f} s left" if left_s > 0 else ""
 
 
 def _activity(live: Mapping[str, Any] | None) -> str:

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from mobifarm.controller.errors import UserError
 from mobifarm.controller.paths import farm_paths
+
+DEFAULT_ADB_SERVER = ("127.0.0.1", 5037)
 
 Home = Annotated[
     Path | None,
@@ -44,15 +47,29 @@ def up(
     attempt_limit: Annotated[
         float, typer.Option(help="Seconds that one attempt may take; the queue does not count.")
     ] = 900.0,
+    usb: Annotated[
+        bool, typer.Option("--usb/--no-usb", help="Add phones that are plugged in over USB by themselves.")
+    ] = True,
+    adb_server: Annotated[
+        bool,
+        typer.Option(
+            "--adb-server", help="Reach phones through the adb server that runs here, not over USB itself."
+        ),
+    ] = False,
+    adb_server_at: Annotated[
+        str | None,
+        typer.Option("--adb-server-at", metavar="HOST:PORT", help="Like --adb-server, for one elsewhere."),
+    ] = None,
 ) -> None:
     """Start the farm and stay in the foreground; Ctrl-C stops it, and `up` again takes up where it was."""
+    server = parse_adb_server(adb_server_at) if adb_server_at else DEFAULT_ADB_SERVER if adb_server else None
     paths = farm_paths(home)
     logging.basicConfig(
         filename=paths.log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from mobifarm.controller.core.due import LeaseSettings
-    from mobifarm.controller.farm.serve import public_address, serve
+    from mobifarm.controller.farm.serve import DiscoverySettings, public_address, serve
 
     public = public_address(bind, certificate, key, without_tls)
 
@@ -64,4 +81,17 @@ def up(
         public=public,
         settings=LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit),
         announce=lambda url: typer.echo(f"ready {url}"),
+        discovery=DiscoverySettings(usb=usb, adb_server=server),
     )
+
+
+def parse_adb_server(text: str) -> tuple[str, int]:
+    """HOST:PORT.
+
+    Raises:
+        UserError: it is something else.
+    """
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise UserError(f"{text!r} is no adb server: write --adb-server-at HOST:PORT, e.g. 127.0.0.1:5037")
+    return host, int(port)

@@ -61,7 +61,8 @@ def main() -> None:
     try:
         app()
     except FarmError as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        message = f"{error}; {error.action}" if error.action else str(error)
+        print(printable(f"error: {message}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except WorkloadInputError as error:
         print(f"error: {error}", file=sys.stderr)

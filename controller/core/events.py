@@ -109,6 +109,7 @@ class DeviceReady:
     """A new session with the phone's agent began; streams of earlier sessions are dead.
 
     ``fencing_token`` is the highest one that the phone has accepted, ``methods`` are those of its agent.
+    ``ready_after_s``: seconds since discovery saw it plugged in; None where the session began otherwise.
     """
 
     at: float
@@ -121,6 +122,7 @@ class DeviceReady:
     agent_version: str
     fencing_token: int
     methods: tuple[str, ...] = ()  # () in logs from before agents told them
+    ready_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

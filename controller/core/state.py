@@ -72,6 +72,7 @@ class Device:
     execution: str | None = None
     methods: tuple[str, ...] = ()
     agent_version: str = ""
+    ready_after_s: float | None = None  # from plugging in to ready, the last time that both were seen
     measurement_epoch: int = 0  # 0 until first ready, then counted up with every new identity
     quarantine: Quarantine | None = None
     consecutive_failures: int = 0

@@ -367,6 +367,8 @@ def _device_ready(state: FarmState, device: Device, event: DeviceReady) -> Comma
     device.identity, device.host, device.properties = event.identity, event.host, event.properties
     device.execution, device.agent_version = event.execution, event.agent_version
     device.methods = event.methods
+    if event.ready_after_s is not None:
+        device.ready_after_s = event.ready_after_s
     device.stopping_attempt_id = None
     if event.fencing_token - state.next_fencing_token < FENCING_TOKEN_STEP_LIMIT:
         state.next_fencing_token = max(state.next_fencing_token, event.fencing_token + 1)

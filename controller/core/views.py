@@ -90,6 +90,7 @@ class DeviceView:
     leases_granted: int
     attempt_id: str | None
     trial_id: str | None
+    ready_after_s: float | None = None  # from plugging in to ready; None where that was not seen
 
 
 def job_view(state: FarmState, job_id: str) -> JobView:
@@ -179,6 +180,7 @@ def device_view(state: FarmState, device_id: str) -> DeviceView:
         leases_granted=device.leases_granted,
         attempt_id=device.attempt_id,
         trial_id=None if lease is None else lease.trial_id,
+        ready_after_s=device.ready_after_s,
     )
 
 

@@ -24,6 +24,7 @@ from mobifarm.controller.core.events import (
     AttemptFailed,
     AttemptFinished,
     ControllerStarted,
+    DeviceAdded,
     DeviceLost,
     DeviceReady,
     DeviceState,
@@ -37,7 +38,15 @@ from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.errors import Bug, HostError
 from mobifarm.controller.farm.live import LiveView
 from mobifarm.controller.host.edits import EditsRequest
-from mobifarm.controller.host.reports import AttemptProgress, Reading, Report, TransferProgress
+from mobifarm.controller.host.reports import (
+    AttemptProgress,
+    DiscoveryNotice,
+    PhoneSeen,
+    PhoneSettling,
+    Reading,
+    Report,
+    TransferProgress,
+)
 from mobifarm.controller.store.protocol import Store
 from mobifarm.workloads.passport import passport
 
@@ -243,13 +252,27 @@ class Farm:
     async def _take(self, reports: Sequence[Report]) -> None:
         """Note what is fleeting, apply what is durable, in order and in one commit."""
         durable: list[Event] = []
+        seen: list[str] = []
+        settling: list[PhoneSettling] = []
         for report in reports:
             match report:
-                case AttemptProgress() | TransferProgress() | Reading():
+                case PhoneSettling():
+                    settling.append(report)
+                case AttemptProgress() | TransferProgress() | Reading() | DiscoveryNotice():
                     self.live.note(report)
+                    if isinstance(report, DiscoveryNotice) and report.reason:
+                        logger.warning("%s on %s: %s", report.source, report.host, report.reason)
+                case PhoneSeen():
+                    if self._is_welcome(report):
+                        seen.append(report.address)
+                        durable.append(DeviceAdded(report.at, report.address, report.address, report.source))
                 case _ if self._concerns(report) and _is_storable(report):
                     durable.append(report)
         await asyncio.gather(*(self._apply_report(event) for event in durable))
+        for news in settling:  # after the loss that it follows, which drops what was heard before
+            self.live.note(news)
+        for address in seen:
+            await self.attach(address, address)
 
     async def _apply_report(self, event: Event) -> None:
         """Apply one report on its own: what a phone says must never stop the farm or other reports."""
@@ -257,6 +280,11 @@ class Farm:
             await self.apply(event)
         except Bug:
             logger.exception("a report that does not fit was dropped: %r", event)
+
+    def _is_welcome(self, seen: PhoneSeen) -> bool:
+        """A forgotten place comes back when its phone is plugged in again, not for being there still."""
+        device = self.state.devices.get(seen.address)
+        return seen.observed or device is None or device.stage is not DeviceState.RETIRED
 
     def _concerns(self, event: Event) -> bool:
         """Reports on their way while an operator forgot the phone are of no interest any more."""

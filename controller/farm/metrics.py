@@ -38,6 +38,11 @@ class FarmCollector(Collector):
             "probability of the new target in the running edit",
             labels=["device"],
         )
+        ready_after = GaugeMetricFamily(
+            "mobifarm_device_ready_after_seconds",
+            "from plugging the phone in to its being ready, the last time that both were seen",
+            labels=["device"],
+        )
         sensors = GaugeMetricFamily(
             "mobifarm_device_sensor",
             "newest reading of a sensor in the unit that its description on the phone gives",
@@ -47,6 +52,8 @@ class FarmCollector(Collector):
             up.add_metric([device.device_id], float(device.connected))
             if not device.connected:
                 continue
+            if device.ready_after_s is not None:
+                ready_after.add_metric([device.device_id], device.ready_after_s)
             leased.add_metric([device.device_id], float(device.attempt_id is not None))
             info.add_metric(
                 [device.device_id],
@@ -66,7 +73,7 @@ class FarmCollector(Collector):
         trials = GaugeMetricFamily("mobifarm_trials", "trials by state", labels=["state"])
         for state in TrialState:
             trials.add_metric([str(state)], sum(job.counts[state] for job in self._state.jobs.values()))
-        yield from (up, info, leased, probability, sensors, trials)
+        yield from (up, info, leased, ready_after, probability, sensors, trials)
 
 
 def render_metrics(state: FarmState, live: LiveView) -> bytes:

@@ -37,7 +37,7 @@ from mobifarm.workloads.records import record_from_mapping
 from mobifarm.workloads.spec import parse_spec
 
 TCP_ADDRESS = re.compile(r"tcp:(?P<host>[A-Za-z0-9.\-]+):(?P<port>\d{1,5})")
-USB_ADDRESS = re.compile(r"usb:\d+-\d+(\.\d+)*")
+USB_ADDRESS = re.compile(r"usb:\d+-\d+(\.\d+)*|adb:\S{1,100}")  # the latter only an adb server knows
 
 
 class FarmRequests:

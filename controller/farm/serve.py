@@ -91,6 +91,14 @@ def public_address(
     return PublicAddress(host, int(port), certificate, key)
 
 
+@dataclass(frozen=True, slots=True)
+class DiscoverySettings:
+    """``usb``: look on this machine's buses. ``adb_server``: (host, port) of the one that owns the phones."""
+
+    usb: bool = True
+    adb_server: tuple[str, int] | None = None
+
+
 def identifier(prefix: str) -> str:
     """A new id, e.g. ``job-5f3a9c1e``."""
     return f"{prefix}-{secrets.token_hex(4)}"
@@ -104,6 +112,7 @@ def serve(
     public: PublicAddress | None = None,
     settings: LeaseSettings,
     announce: Callable[[str], None],
+    discovery: DiscoverySettings = DiscoverySettings(),
 ) -> None:
     """Run the farm in the foreground until SIGINT or SIGTERM.
 
@@ -112,6 +121,7 @@ def serve(
         port: of the HTTP API on 127.0.0.1; 0 takes a free one.
         public: where the API listens for other machines as well.
         announce: told the farm's address once it answers.
+        discovery: where to look for phones.
 
     Raises:
         UserError: a farm runs already, the port is taken, an address is wrong.
@@ -134,7 +144,16 @@ def serve(
         stack.callback(cluster.stop)
         ensure_key(paths.adb_key)
         name = socket.gethostname()
-        actor = cluster.host_actor(name, HostConfiguration(name, paths.adb_key, scratch, paths.computer))
+        configuration = HostConfiguration(
+            name,
+            paths.adb_key,
+            scratch,
+            paths.computer,
+            usb=discovery.usb,
+            announcements=paths.announcements,
+            adb_server=discovery.adb_server,
+        )
+        actor = cluster.host_actor(name, configuration)
         host = RayHost(name, actor)
         farm = Farm(
             store=store,

@@ -13,8 +13,10 @@ from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_agent
 from mobifarm.controller.provisioning.install import install_bundle
 from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
+from mobifarm.controller.transport.adb_server import AdbServer
 from mobifarm.controller.transport.direct import connect_direct
 from mobifarm.controller.transport.interface import DeviceTransport
+from mobifarm.controller.transport.server import connect_server
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
 from mobifarm.workloads.paths import cache_directory
 
@@ -83,15 +85,20 @@ class Phone:
 
 
 class Connector:
-    """Connects, provisions and starts the agent; one farm key and one scratch folder for all phones."""
+    """Connects, provisions and starts the agent; one farm key and one scratch folder for all phones.
+
+    ``server``: the adb server that owns the phones; None talks to them directly.
+    """
 
     def __init__(
         self,
         adb_key: Path,
         scratch: Path,
         threads: concurrent.futures.Executor,
+        server: AdbServer | None = None,
     ) -> None:
         self._adb_key = adb_key
+        self._server = server
         self._scratch = scratch
         self._threads = threads
 
@@ -111,16 +118,7 @@ class Connector:
         def on_transfer(what: str, done: int, total: int) -> None:
             loop.call_soon_threadsafe(transfer, what, done, total)
 
-        transport = await _blocking(
-            self._threads,
-            lambda: connect_direct(
-                address,
-                key_path=self._adb_key,
-                timeout_s=CONNECT_DEADLINE_S,
-                authorisation_timeout_s=AUTHORISATION_DEADLINE_S,
-                on_authorisation=on_authorisation,
-            ),
-        )
+        transport = await _blocking(self._threads, lambda: self._open(address, on_authorisation))
         try:
             stage(DeviceState.PROVISIONING)
             provisioned = await _blocking(
@@ -132,6 +130,17 @@ class Connector:
         except BaseException:
             transport.close()
             raise
+
+    def _open(self, address: str, on_authorisation: Callable[[], None]) -> DeviceTransport:
+        if self._server:
+            return connect_server(address, self._server)
+        return connect_direct(
+            address,
+            key_path=self._adb_key,
+            timeout_s=CONNECT_DEADLINE_S,
+            authorisation_timeout_s=AUTHORISATION_DEADLINE_S,
+            on_authorisation=on_authorisation,
+        )
 
     async def _meet(self, transport: DeviceTransport, provisioned: ProvisionedPhone) -> Phone:
         endpoint: AgentEndpoint = provisioned.endpoint

@@ -7,7 +7,9 @@ when an attempt is given up are decisions of the core. Here a shaky cable is tur
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 RECONNECT_FIRST_S = 0.25
 RECONNECT_LIMIT_S = 2.0  # a plugged phone should be seen at once; a try on a closed port costs nothing
 TROUBLE_LIMIT_S = 30.0  # a phone that answers but cannot be set up is left alone for longer and longer
+UNPLUGGED_RETRY_S = 30.0  # discovery tells when it is back; a try now and then is for when it errs
 HEALTH_PERIOD_S = 10.0
 HEALTH_DEADLINE_S = 10.0
 ALLOW_ACTION = "unlock the phone, tick 'Always allow from this computer' and tap Allow"
@@ -77,6 +80,7 @@ class PhoneSession:
         bundle_folder: Callable[[str, str], Path],
         emit: Callable[[Report], None],
         clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._device_id = device_id
         self._address = address
@@ -85,6 +89,11 @@ class PhoneSession:
         self._bundle_folder = bundle_folder
         self._emit = emit
         self._clock = clock
+        self._monotonic = monotonic
+        self._seen_at: float | None = None  # when it was plugged in, until it is ready
+        self._unplugged = False  # as discovery says; False too where nothing watches this phone
+        self._end_link: Callable[[str], None] | None = None  # None while there is no link
+        self._moved = asyncio.Event()  # plugged in or unplugged: no time to pause
         self._attempts: Attempts | None = None  # None while there is no link, as is the stub
         self._stub: agent_pb2_grpc.AgentServiceAsyncStub | None = None
         self._last_state: tuple[DeviceState | None, str] = (None, "")
@@ -117,10 +126,34 @@ class PhoneSession:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    # --- called by the host, from what discovery saw ----------------------------------------------------
+
+    def plugged(self, seen_at: float) -> None:
+        """The phone was plugged in at this monotonic time: connect at once."""
+        if self._end_link is None:
+            self._seen_at, self._unplugged = seen_at, False
+            self._moved.set()
+
+    def unplugged(self, reason: str) -> None:
+        """The phone is not there: end the session now, and wait until it is plugged in."""
+        self._seen_at, self._unplugged = None, True
+        end, self._end_link = self._end_link, None
+        if end:
+            end(reason)
+        elif self._last_state != (DeviceState.LOST, reason):
+            self._emit(DeviceLost(at=self._clock(), device_id=self._device_id, reason=reason))
+        self._last_state = (DeviceState.LOST, reason)
+
+    def settling(self, reason: str, action: str) -> None:
+        """The phone goes in and out: it is left alone until discovery says more."""
+        self._state(DeviceState.DISCOVERED, reason, action)
+
     # --- the link -------------------------------------------------------------------------------------------
 
     def _state(self, state: DeviceState, reason: str = "", action: str = "") -> None:
-        """Report a state once; the same failure again and again is one event."""
+        """Report a state once; the same failure again and again is one event, an empty place none."""
+        if self._unplugged and state is DeviceState.CONNECTING:
+            return
         if (state, reason) != self._last_state:
             self._last_state = (state, reason)
             self._emit(
@@ -139,7 +172,16 @@ class PhoneSession:
             else:
                 failures += 1
             limit = TROUBLE_LIMIT_S if trouble else RECONNECT_LIMIT_S
-            await asyncio.sleep(min(limit, RECONNECT_FIRST_S * 2 ** min(failures, 10)))
+            await self._pause(min(limit, RECONNECT_FIRST_S * 2 ** min(failures, 10)))
+
+    async def _pause(self, duration_s: float) -> None:
+        """Wait before the next try; a phone that is plugged in ends the wait."""
+        if self._unplugged:
+            duration_s = UNPLUGGED_RETRY_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(duration_s):
+                await self._moved.wait()
+        self._moved.clear()
 
     async def _try_connect(self, first: bool) -> tuple[ConnectedPhone | None, bool]:
         """One try; the second value tells whether a phone that answers could not be set up."""
@@ -158,7 +200,7 @@ class PhoneSession:
         except AuthorisationRequired as error:
             self._state(DeviceState.AWAITING_AUTHORISATION, str(error), ALLOW_ACTION)
         except FarmError as error:
-            self._state(DeviceState.CONNECTING, str(error))
+            self._state(DeviceState.CONNECTING, str(error), error.action)
         except Exception as error:
             logger.exception("connecting %s", self._device_id)
             self._state(DeviceState.CONNECTING, f"unexpected {type(error).__name__}: {error}")
@@ -183,6 +225,10 @@ class PhoneSession:
             clock=self._clock,
         )
         self._stub = phone.stub
+        self._end_link = end
+        self._unplugged = False
+        ready_after_s = None if self._seen_at is None else self._monotonic() - self._seen_at
+        self._seen_at = None
         self._last_state = (DeviceState.READY, "")
         description = phone.description
         self._emit(
@@ -204,6 +250,7 @@ class PhoneSession:
                 agent_version=description.agent_version,
                 fencing_token=description.fencing_token,
                 methods=tuple(description.methods),
+                ready_after_s=ready_after_s,
             )
         )
         watchers = [
@@ -213,7 +260,7 @@ class PhoneSession:
         try:
             await ended.wait()
         finally:
-            attempts, self._attempts, self._stub = self._attempts, None, None
+            attempts, self._attempts, self._stub, self._end_link = self._attempts, None, None, None
             await attempts.close()
             for task in watchers:
                 task.cancel()

@@ -8,18 +8,28 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mobifarm.controller.core.selector import COMPUTER
+from mobifarm.controller.discovery.adb_server import AdbServerWatcher
+from mobifarm.controller.discovery.debounce import SETTLING_ACTION, settling_reason
+from mobifarm.controller.discovery.discovery import Discovery
+from mobifarm.controller.discovery.folder import FolderWatcher
+from mobifarm.controller.discovery.sighting import Trouble, Watcher
+from mobifarm.controller.discovery.usb import UsbWatcher
 from mobifarm.controller.errors import HostError, WorkloadError
 from mobifarm.controller.host.buffer import ReportBuffer
 from mobifarm.controller.host.computer import ComputerConnector
 from mobifarm.controller.host.connection import Connector
 from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.phone import PhoneSession
-from mobifarm.controller.host.reports import Report
+from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
+from mobifarm.controller.transport.adb_server import AdbServer
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.catalogue import find_bundle
+
+UNPLUGGED: Final = "it was unplugged"
+NOT_PLUGGED_IN: Final = "it is not plugged in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +37,17 @@ class HostConfiguration:
     """What a host needs to know.
 
     ``scratch`` is a short folder (mode 0700) for sockets, ``computer`` that of the agent on this machine.
+    ``usb``: look for phones on USB. ``announcements``: folder in which phones on TCP are announced, or None.
+    ``adb_server``: (host, port) of the adb server that owns the phones; None talks to them directly.
     """
 
     name: str
     adb_key: Path
     scratch: Path
     computer: Path
+    usb: bool = False
+    announcements: Path | None = None
+    adb_server: tuple[str, int] | None = None
 
 
 class PhoneHost:
@@ -44,10 +59,13 @@ class PhoneHost:
         self._sessions: dict[str, PhoneSession] = {}
         # Blocking ADB calls: each phone may hold a few threads (link watch, push, shell) at a time.
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=512, thread_name_prefix="adb")
-        self._connect_phone = Connector(configuration.adb_key, configuration.scratch, self._threads)
+        server = AdbServer(*configuration.adb_server) if configuration.adb_server else None
+        self._connect_phone = Connector(configuration.adb_key, configuration.scratch, self._threads, server)
         self._connect_computer = ComputerConnector(
             configuration.name, configuration.computer, configuration.scratch, self._threads
         )
+        self._seen_at: dict[str, float] = {}  # phones that are plugged in, by address
+        self._discovery = Discovery(_watchers(configuration, server), self)
 
     def attach(self, device_id: str, address: str) -> None:
         """Keep the phone at ``address`` connected from now on; attaching it again changes nothing."""
@@ -61,6 +79,10 @@ class PhoneHost:
                 emit=self._reports.put,
                 clock=time.time,
             )
+            if address in self._seen_at:
+                self._sessions[device_id].plugged(self._seen_at[address])
+            elif self._discovery.is_absent(address):
+                self._sessions[device_id].unplugged(NOT_PLUGGED_IN)
 
     async def detach(self, device_id: str) -> None:
         if session := self._sessions.pop(device_id, None):
@@ -84,7 +106,32 @@ class PhoneHost:
         """Reports newer than number ``after``, see :class:`ReportBuffer`."""
         return await self._reports.read(after, timeout_s)
 
+    # --- discovery's listener -----------------------------------------------------------------------------
+
+    def arrived(self, address: str, source: str, seen_at: float, observed: bool) -> None:
+        # Where an adb server has a phone on TCP, two watchers see it, one after the other.
+        seen_at = self._seen_at.setdefault(address, seen_at)
+        self._reports.put(PhoneSeen(time.time(), self._configuration.name, address, source, observed))
+        if session := self._sessions.get(address):
+            session.plugged(seen_at)
+
+    def departed(self, address: str, source: str) -> None:
+        self._seen_at.pop(address, None)
+        if session := self._sessions.get(address):
+            session.unplugged(UNPLUGGED)
+
+    def settling(self, address: str, source: str, arrivals: int, left_s: float) -> None:
+        if session := self._sessions.get(address):
+            session.settling(settling_reason(), SETTLING_ACTION)
+            now = time.time()
+            self._reports.put(PhoneSettling(now, address, now + left_s))
+
+    def trouble(self, source: str, trouble: Trouble | None) -> None:
+        reason, action = (trouble.reason, trouble.action) if trouble else ("", "")
+        self._reports.put(DiscoveryNotice(time.time(), self._configuration.name, source, reason, action))
+
     async def close(self) -> None:
+        await self._discovery.close()
         await asyncio.gather(*(self.detach(device_id) for device_id in list(self._sessions)))
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -93,6 +140,17 @@ class PhoneHost:
             return self._sessions[device_id]
         except KeyError:
             raise HostError(f"{self._configuration.name} does not own the phone {device_id}") from None
+
+
+def _watchers(configuration: HostConfiguration, server: AdbServer | None) -> list[Watcher]:
+    watchers: list[Watcher] = []
+    if server:
+        watchers.append(AdbServerWatcher(server))
+    elif configuration.usb:
+        watchers.append(UsbWatcher())
+    if configuration.announcements:
+        watchers.append(FolderWatcher(configuration.announcements))
+    return watchers
 
 
 def _bundle_folder(model: str, bundle_hash: str) -> Path:

@@ -43,4 +43,36 @@ class Reading:
     values: Mapping[str, float]
 
 
-Report = Event | AttemptProgress | TransferProgress | Reading
+@dataclass(frozen=True, slots=True)
+class PhoneSeen:
+    """A phone is plugged in at this address. ``observed``: it was plugged in while the host looked on."""
+
+    at: float
+    host: str
+    address: str
+    source: str
+    observed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneSettling:
+    """A phone goes in and out and is left alone until this unix time, if it stays calm."""
+
+    at: float
+    device_id: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryNotice:
+    """Phones of this source cannot be seen on the host, and what to do; "" where they can again."""
+
+    at: float
+    host: str
+    source: str
+    reason: str
+    action: str
+
+
+Fleeting = AttemptProgress | TransferProgress | Reading | PhoneSettling | DiscoveryNotice
+Report = Event | Fleeting | PhoneSeen

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from mobifarm.controller.core.events import Event, decode
 from mobifarm.controller.core.views import AttemptView, DeviceView, JobView, TrialView
 from mobifarm.controller.errors import UserError
-from mobifarm.controller.store.schema import open_for_reading
+from mobifarm.controller.store.schema import columns_of, open_for_reading
 
 View = TypeVar("View", JobView, TrialView, AttemptView, DeviceView)
 
@@ -120,12 +120,15 @@ class StoreReader:
         return self._document("SELECT body FROM properties WHERE device_id = ?", device_id, "known phone at")
 
     def _views(self, view: type[View], table: str, condition: str, *parameters: str) -> list[View]:
-        columns = ", ".join(f'"{field.name}"' for field in fields(view))
+        # A file that an earlier version wrote may lack the newest columns; these have defaults.
+        there = columns_of(self._connection, table)
+        names = [field.name for field in fields(view) if field.name in there]
+        chosen = ", ".join(f'"{name}"' for name in names)
         rows = self._connection.execute(
-            f"SELECT {columns} FROM {table} {condition}",  # noqa: S608 (all parts are constants of this module)
+            f"SELECT {chosen} FROM {table} {condition}",  # noqa: S608 (all parts are constants of this module)
             parameters,
         )
-        return [view(*row) for row in rows]
+        return [view(**dict(zip(names, row, strict=True))) for row in rows]
 
     def _document(self, query: str, id_: str, what: str) -> dict[str, Any]:
         row = self._connection.execute(query, (id_,)).fetchone()

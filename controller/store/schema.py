@@ -52,10 +52,13 @@ CREATE TABLE devices (
     state TEXT NOT NULL, reason TEXT NOT NULL, action TEXT NOT NULL, changed_at REAL NOT NULL,
     serial TEXT NOT NULL, fingerprint TEXT NOT NULL, model TEXT NOT NULL, execution TEXT NOT NULL,
     agent_version TEXT NOT NULL, measurement_epoch INTEGER NOT NULL, consecutive_failures INTEGER NOT NULL,
-    leases_granted INTEGER NOT NULL, attempt_id TEXT, trial_id TEXT
+    leases_granted INTEGER NOT NULL, attempt_id TEXT, trial_id TEXT, ready_after_s REAL
 );
 CREATE TABLE properties (device_id TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
+
+# Columns of derived tables that files made before do not have; all may be NULL.
+_LATER_COLUMNS: Final = (("devices", "ready_after_s", "REAL"),)
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -81,6 +84,9 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         if _is_empty(connection):
             _create(connection)
+        for table, column, kind in _LATER_COLUMNS:
+            if column not in columns_of(connection, table):
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
     except sqlite3.Error as error:
         connection.close()
         raise _unreadable(path, error) from error
@@ -137,6 +143,11 @@ def _create(connection: sqlite3.Connection) -> None:
         f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; "
         f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
     )
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> frozenset[str]:
+    """Names of the columns that a table of this file has."""
+    return frozenset(name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})"))
 
 
 def verify(connection: sqlite3.Connection, path: Path) -> None:

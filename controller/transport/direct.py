@@ -2,77 +2,38 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from mobifarm.controller.errors import DeviceError, UserError
-from mobifarm.controller.transport.file_sync import receive_file, send_file
-from mobifarm.controller.transport.forwarding import SocketForward
 from mobifarm.controller.transport.handshake import Banner, shake_hands
-from mobifarm.controller.transport.interface import ShellResult
 from mobifarm.controller.transport.keys import ensure_key
-from mobifarm.controller.transport.mux import Multiplexer, MuxStream
-from mobifarm.controller.transport.shell import run_command
+from mobifarm.controller.transport.mux import Multiplexer
+from mobifarm.controller.transport.services import PhoneServices
 from mobifarm.controller.transport.tcp import TcpWire
 from mobifarm.controller.transport.usb import UsbWire
 from mobifarm.controller.transport.wire import Wire
 
-_OPEN_TIMEOUT_S: Final = 10.0
-_PULL_LIMIT_BYTES: Final = 256 << 20
-_STREAM_SERVICES: Final = ("tcp:", "localabstract:", "localfilesystem:")
 _TCP_ADDRESS: Final = re.compile(
     r"tcp:(?:\[(?P<host6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\s]+)):(?P<port>[0-9]{1,5})"
 )
 _USB_ADDRESS: Final = re.compile(r"usb:(?P<port_path>[0-9]+-[0-9]+(?:\.[0-9]+)*)")
 
 
-class DirectTransport:
+class DirectTransport(PhoneServices):
     """An open, authenticated link; a :class:`~mobifarm.controller.transport.interface.DeviceTransport`."""
 
     def __init__(self, address: str, mux: Multiplexer, banner: Banner) -> None:
-        self._address = address
+        super().__init__(address, mux.open)
         self._mux = mux
         self._banner = banner
-
-    @property
-    def address(self) -> str:
-        return self._address
 
     @property
     def banner_properties(self) -> Mapping[str, str]:
         """The few properties that the phone names when the link comes up, e.g. ``ro.product.model``."""
         return self._banner.properties
-
-    def shell(self, command: str, timeout_s: float = 30.0) -> ShellResult:
-        stream = self._mux.open(f"shell,v2,raw:{command}", min(timeout_s, _OPEN_TIMEOUT_S))
-        return run_command(stream, self._address, command, timeout_s)
-
-    def push(self, source: Path, target: str, mode: int = 0o644, timeout_s: float = 600.0) -> None:
-        with source.open("rb") as file:
-            self._send(file, target, mode, int(source.stat().st_mtime), timeout_s)
-
-    def push_bytes(self, data: bytes, target: str, mode: int = 0o644, timeout_s: float = 60.0) -> None:
-        self._send(io.BytesIO(data), target, mode, 0, timeout_s)
-
-    def pull_bytes(self, source: str, timeout_s: float = 60.0) -> bytes:
-        stream = self._mux.open("sync:", min(timeout_s, _OPEN_TIMEOUT_S))
-        try:
-            return receive_file(stream, self._address, source, timeout_s, _PULL_LIMIT_BYTES)
-        finally:
-            stream.close()
-
-    def open_stream(self, destination: str, timeout_s: float = 10.0) -> MuxStream:
-        if not destination.startswith(_STREAM_SERVICES):
-            raise UserError(
-                f"{destination!r} is no socket on a phone; use one of {', '.join(_STREAM_SERVICES)}"
-            )
-        return self._mux.open(destination, timeout_s)
-
-    def forward(self, destination: str, socket_path: Path) -> SocketForward:
-        return SocketForward(socket_path, lambda: self.open_stream(destination))
 
     @property
     def loss_reason(self) -> str:
@@ -83,13 +44,6 @@ class DirectTransport:
 
     def close(self) -> None:
         self._mux.close()
-
-    def _send(self, file: BinaryIO, target: str, mode: int, modified_s: int, timeout_s: float) -> None:
-        stream = self._mux.open("sync:", min(timeout_s, _OPEN_TIMEOUT_S))
-        try:
-            send_file(stream, self._address, file, target, mode, modified_s, timeout_s)
-        finally:
-            stream.close()
 
 
 def connect_direct(

@@ -1,4 +1,4 @@
-"""What the farm needs from a link to a phone. Two implementations are planned: ``direct`` and ``server``.
+"""What the farm needs from a link to a phone. Two implementations: ``direct`` and ``server``.
 
 All methods may be called from several threads at once, all have deadlines, and all raise
 :class:`~mobifarm.controller.errors.DeviceError` where the phone or the link is at fault.

@@ -230,7 +230,7 @@ class Multiplexer:
         self._reader.start()
         self._answerer.start()
 
-    def open(self, destination: str, timeout_s: float) -> MuxStream:
+    def open(self, service: str, timeout_s: float) -> MuxStream:
         """Open a stream to a service of the phone, e.g. ``sync:`` or ``localabstract:NAME``.
 
         Raises:
@@ -242,8 +242,8 @@ class Multiplexer:
                 raise LinkLost(self._loss)
             local_id = self._next_id
             self._next_id = self._next_id % 0xFFFFFFFF + 1
-            stream = self._streams[local_id] = MuxStream(self, local_id, destination)
-        self.send(Packet(OPEN, local_id, 0, destination.encode() + b"\0"))
+            stream = self._streams[local_id] = MuxStream(self, local_id, service)
+        self.send(Packet(OPEN, local_id, 0, service.encode() + b"\0"))
         stream.wait_open(timeout_s)
         return stream
 
@@ -260,7 +260,7 @@ class Multiplexer:
                 self._wire.write(packet.header(self._checksums), packet.data)
             except LinkLost as error:
                 self._lose(str(error))
-                raise LinkLost(self._loss) from error
+                raise LinkLost(self.loss_reason) from error
 
     def send_if_alive(self, packet: Packet) -> None:
         """Send a packet that does not matter any more once the link is lost."""

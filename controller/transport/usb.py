@@ -8,16 +8,27 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from mobifarm.controller.errors import DeviceError, HostError, LinkLost
+from mobifarm.controller.transport.holders import holder_of_file, holder_of_port
 
 ADB_SERVER_PORT: Final = 5037
 _ADB_INTERFACE: Final = (0xFF, 0x42, 0x01)
 _POLL_S: Final = 0.25
 _SEND_TIMEOUT_S: Final = 30.0
-_NO_LIBUSB: Final = "libusb is missing; install the system package libusb-1.0-0"
+FREE_THE_BUS: Final = (
+    "run `adb kill-server` (and close Android Studio, which starts it again), "
+    "or start the farm with --adb-server"
+)
+LET_THIS_USER: Final = (
+    "install the udev rules of the system package android-sdk-platform-tools-common, "
+    "add this user to the group plugdev, and plug the phone in again"
+)
+NO_LIBUSB: Final = "libusb is missing; install the system package libusb-1.0-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +56,30 @@ def list_usb() -> UsbScan:
     try:
         import usb1
     except (ImportError, OSError):
-        return UsbScan((), _NO_LIBUSB)
+        return UsbScan((), NO_LIBUSB)
     phones = []
     try:
         with usb1.USBContext() as context:
-            for device in context.getDeviceIterator(skip_on_error=True):
-                if any(
-                    (setting.getClass(), setting.getSubClass(), setting.getProtocol()) == _ADB_INTERFACE
-                    for setting in device.iterSettings()
-                ):
-                    ports = ".".join(str(port) for port in device.getPortNumberList())
-                    phones.append(UsbPhone(f"{device.getBusNumber()}-{ports}", _read_serial(usb1, device)))
+            for port_path, device in adb_devices(context):
+                phones.append(UsbPhone(port_path, _read_serial(usb1, device)))
     except usb1.USBError as error:
         return UsbScan((), f"the USB bus cannot be read ({error})")
     return UsbScan(tuple(sorted(phones, key=lambda phone: phone.port_path)))
+
+
+def adb_devices(context: Any) -> Iterator[tuple[str, Any]]:
+    """Every device with an ADB interface and its place, BUS-PORT.PORT…; no device is opened.
+
+    Args:
+        context: an open ``usb1.USBContext``.
+    """
+    for device in context.getDeviceIterator(skip_on_error=True):
+        if any(
+            (setting.getClass(), setting.getSubClass(), setting.getProtocol()) == _ADB_INTERFACE
+            for setting in device.iterSettings()
+        ):
+            ports = ".".join(str(port) for port in device.getPortNumberList())
+            yield f"{device.getBusNumber()}-{ports}", device
 
 
 def _read_serial(usb1: Any, device: Any) -> str:
@@ -79,9 +100,10 @@ def refuse_foreign_adb_server(port: int = ADB_SERVER_PORT) -> None:
         socket.create_connection(("127.0.0.1", port), timeout=2).close()
     except OSError:
         return
+    holder = holder_of_port(port)
+    who = f" (pid {holder.pid})" if holder else ""
     raise HostError(
-        f"an adb server answers on 127.0.0.1:{port} and holds the USB phones of this host; stop it with "
-        "`adb kill-server` (and close Android Studio, which starts it again), then retry"
+        f"an adb server{who} answers on 127.0.0.1:{port} and holds the USB bus", action=FREE_THE_BUS
     )
 
 
@@ -101,7 +123,7 @@ class UsbWire:
             from adb_shell import exceptions
             from adb_shell.transport.usb_transport import UsbTransport
         except (ImportError, OSError) as error:
-            raise HostError(_NO_LIBUSB) from error
+            raise HostError(NO_LIBUSB) from error
         self._usb1 = usb1
         self._exceptions = exceptions
         self._interrupted = threading.Event()
@@ -116,19 +138,29 @@ class UsbWire:
         except exceptions.UsbDeviceNotFoundError as error:
             raise DeviceError(f"no phone with USB debugging on is at {address}; check the cable") from error
         except usb1.USBErrorBusy as error:
-            raise HostError(
-                f"another program uses the phone at {address}; stop other ADB tools (`adb kill-server`)"
-            ) from error
+            raise self._held(address) from error
         except usb1.USBErrorAccess as error:
-            raise HostError(
-                f"this user may not use the phone at {address}; install the udev rules of the system package "
-                "android-sdk-platform-tools-common and plug the phone in again"
-            ) from error
+            raise HostError(f"this user may not use the phone at {address}", action=LET_THIS_USER) from error
         except (usb1.USBError, ValueError, TypeError) as error:
             # TypeError: adb-shell passes its argument for a warning's text as the warning's category.
             raise DeviceError(
                 f"the phone at {address} cannot be opened ({error}); plug it in again"
             ) from error
+
+    def _held(self, address: str) -> HostError:
+        """Says who claimed the phone's interface before us."""
+        device: Any = getattr(self._transport, "_device", None)
+        try:
+            node = Path(f"/dev/bus/usb/{device.getBusNumber():03}/{device.getDeviceAddress():03}")
+            holder = holder_of_file(node)
+        except (AttributeError, self._usb1.USBError):
+            holder = None
+        if holder and holder.name == "adb":
+            return HostError(f"an adb server (pid {holder.pid}) holds the USB bus", action=FREE_THE_BUS)
+        who = str(holder) if holder else "another program"
+        return HostError(
+            f"{who} uses the phone at {address}", action=f"end it; if it is an adb server, {FREE_THE_BUS}"
+        )
 
     def read_exactly(self, size: int) -> bytes:
         data = bytearray()

@@ -30,6 +30,7 @@ class FarmUnderTest:
     def __init__(self, home: Path, phones: VirtualPhones, stack: ExitStack) -> None:
         self.home = home
         self.phones = phones
+        self.added = [phone.address for phone in phones.phones]
         self._stack = stack
 
     def command(self, *arguments: str) -> list[str]:
@@ -51,9 +52,10 @@ class FarmUnderTest:
 
     def up(self, *options: str, lost_grace_s: float = LOST_GRACE_S) -> subprocess.Popen[str]:
         """Start the farm and wait until it answers; ended with the test at the latest."""
-        arguments = ["up", "--lost-grace", str(lost_grace_s), *options]
-        for phone in self.phones.phones:
-            arguments += ["--device", phone.address]
+        # A phone that is plugged into the tests' machine is not theirs to use.
+        arguments = ["up", "--lost-grace", str(lost_grace_s), "--no-usb", *options]
+        for address in self.added:
+            arguments += ["--device", address]
         log = self._stack.enter_context((self.home / "up.log").open("a"))
         process = subprocess.Popen(
             self.command(*arguments), stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment
@@ -126,3 +128,12 @@ def spec(tmp_path: Path, tiny_bundle_path: Path) -> Callable[[int, dict[str, Any
         return path
 
     return write
+
+
+@pytest.fixture
+def empty_farm(tmp_path: Path) -> Iterator[FarmUnderTest]:
+    """A farm without a phone. Those that run in its folder ``virtual`` appear by themselves."""
+    home = tmp_path / "farm"
+    home.mkdir()
+    with ExitStack() as stack:
+        yield FarmUnderTest(home, VirtualPhones(0, home=home / "virtual"), stack)

@@ -18,6 +18,7 @@ from mobifarm.controller.core.events import (
     AttemptFailed,
     AttemptFinished,
     DeviceAdded,
+    DeviceForgotten,
     DeviceLost,
     DeviceReady,
     DeviceReleased,
@@ -31,7 +32,7 @@ from mobifarm.controller.core.policy import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import JobState
 from mobifarm.controller.farm.farm import Farm, HostForgot
-from mobifarm.controller.host.reports import Report
+from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
 from mobifarm.controller.store.read import StoreReader
 from mobifarm.controller.store.sqlite import SqliteStore
 
@@ -273,3 +274,56 @@ async def test_decisions_made_at_the_same_time_fit_together(path: Path) -> None:
         for _ in range(40):
             await host.acknowledged.get()
         assert farm.state.jobs["j"].state is JobState.DONE
+
+
+def seen(address: str, observed: bool = True) -> PhoneSeen:
+    return PhoneSeen(1.0, "host", address, "usb", observed)
+
+
+async def next_attached(host: ScriptedHost) -> str:
+    async with asyncio.timeout(30):
+        return await host.attached.get()
+
+
+async def test_a_phone_that_is_plugged_in_is_added_and_attached(tmp_path: Path) -> None:
+    host = ScriptedHost()
+    async with running(tmp_path / "farm.sqlite", host) as farm:
+        host.queue.put_nowait([seen("usb:1-1")])
+        assert await next_attached(host) == "usb:1-1"
+        device = farm.state.devices["usb:1-1"]
+        assert (device.address, device.source, device.stage) == ("usb:1-1", "usb", DeviceState.DISCOVERED)
+        host.queue.put_nowait([replace(ready("usb:1-1"), ready_after_s=3.5)])
+        host.queue.put_nowait([DeviceLost(2.0, "usb:1-1", "it was unplugged"), seen("usb:1-1")])
+        assert await next_attached(host) == "usb:1-1"
+        assert device.stage is DeviceState.DISCOVERED
+        assert device.ready_after_s == 3.5
+
+
+async def test_a_forgotten_place_comes_back_when_it_is_plugged_in_again(tmp_path: Path) -> None:
+    host = ScriptedHost()
+    async with running(tmp_path / "farm.sqlite", host) as farm:
+        host.queue.put_nowait([seen("usb:1-1", observed=False)])
+        assert await next_attached(host) == "usb:1-1"
+        await farm.apply(DeviceForgotten(1.0, "usb:1-1"))
+        host.queue.put_nowait([seen("usb:1-1", observed=False), seen("usb:1-2", observed=False)])
+        assert await next_attached(host) == "usb:1-2"
+        assert farm.state.devices["usb:1-1"].stage is DeviceState.RETIRED
+        host.queue.put_nowait([seen("usb:1-1")])
+        assert await next_attached(host) == "usb:1-1"
+        assert farm.state.devices["usb:1-1"].stage is DeviceState.DISCOVERED
+
+
+async def test_what_cannot_be_seen_and_who_settles_is_shown_while_it_lasts(tmp_path: Path) -> None:
+    host = ScriptedHost()
+    async with running(tmp_path / "farm.sqlite", host) as farm:
+        notice = DiscoveryNotice(1.0, "host", "usb", "no USB bus", "pass it through")
+        host.queue.put_nowait([notice, seen("usb:1-1")])
+        await next_attached(host)
+        unplugged = DeviceLost(1.0, "usb:1-1", "it was unplugged")
+        host.queue.put_nowait([unplugged, PhoneSettling(1.0, "usb:1-1", 20.0), seen("usb:1-2")])
+        await next_attached(host)
+        assert farm.live.notices() == [notice]
+        assert farm.live.devices()["usb:1-1"].to_json()["settling_until"] == 20.0
+        host.queue.put_nowait([replace(notice, reason="", action=""), seen("usb:1-3")])
+        await next_attached(host)
+        assert farm.live.notices() == []

@@ -20,7 +20,7 @@ from mobifarm.controller.core.events import (
     DeviceState,
     DeviceStateChanged,
 )
-from mobifarm.controller.errors import AuthorisationRequired, DeviceError, UserError
+from mobifarm.controller.errors import AuthorisationRequired, DeviceError, HostError, UserError
 from mobifarm.controller.host.edits import ExportEdits, ImportEdits, ListEdits, UndoEdits
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import AttemptProgress, Report
@@ -139,6 +139,7 @@ class Bench:
     def __init__(self, *outcomes: ScriptedPhone | Exception) -> None:
         self.outcomes = list(outcomes)
         self.reports: list[Report] = []
+        self.now = 100.0
         self._changed = asyncio.Event()
         self.session = PhoneSession(
             "tcp:x:1",
@@ -148,6 +149,7 @@ class Bench:
             bundle_folder=lambda model, bundle_hash: Path("/nowhere"),
             emit=self._emit,
             clock=lambda: 1.0,
+            monotonic=lambda: self.now,
         )
 
     async def _connect(self, address: str, stage: Any, transfer: Any) -> Any:
@@ -357,3 +359,54 @@ async def test_kept_edits_of_a_phone_that_is_away(benches: Callable[..., Bench])
         await phone.closed.wait()
     with pytest.raises(DeviceError, match="is away"):
         await bench.session.edits(ListEdits())
+
+
+async def test_plugged_in_to_ready_is_measured_once(benches: Callable[..., Bench]) -> None:
+    first, second = ScriptedPhone(ScriptedStub()), ScriptedPhone(ScriptedStub())
+    bench = benches(first, second)
+    bench.session.plugged(97.5)
+    assert (await bench.wait_for(DeviceReady)).ready_after_s == 2.5
+    first.lost.set()  # the link alone: nobody plugged anything in
+    assert (await bench.wait_for(DeviceReady, 2)).ready_after_s is None
+
+
+async def test_unplugging_ends_the_session_and_plugging_in_begins_another(
+    benches: Callable[..., Bench],
+) -> None:
+    bench = benches(ScriptedPhone(ScriptedStub()), ScriptedPhone(ScriptedStub()))
+    await bench.wait_for(DeviceReady)
+    bench.session.unplugged("it was unplugged")
+    bench.session.plugged(99.0)  # in the same breath, before the old session is gone
+    assert (await bench.wait_for(DeviceLost)).reason == "it was unplugged"
+    assert (await bench.wait_for(DeviceReady, 2)).ready_after_s == 1.0
+    assert bench.count(DeviceLost) == 1
+
+
+async def test_an_unplugged_phone_is_waited_for_in_silence(benches: Callable[..., Bench]) -> None:
+    bench = benches(DeviceError("nobody there"), ScriptedPhone(ScriptedStub()))
+    bench.session.unplugged("it is not plugged in")
+    bench.session.unplugged("it is not plugged in")
+    async with asyncio.timeout(30):
+        while len(bench.outcomes) > 1:
+            await asyncio.sleep(0)
+    bench.session.plugged(100.0)
+    await bench.wait_for(DeviceReady)
+    told = [report for report in bench.reports if isinstance(report, DeviceStateChanged | DeviceLost)]
+    assert [getattr(report, "state", DeviceState.LOST) for report in told] == [DeviceState.LOST]
+
+
+async def test_a_settling_phone_says_why(benches: Callable[..., Bench]) -> None:
+    bench = benches(ScriptedPhone(ScriptedStub()))
+    await bench.wait_for(DeviceReady)
+    bench.session.unplugged("it was unplugged")
+    bench.session.settling("it goes in and out", "check the cable")
+    bench.session.settling("it goes in and out", "check the cable")
+    told = [report for report in bench.reports if isinstance(report, DeviceStateChanged)]
+    (settling,) = [report for report in told if report.state is DeviceState.DISCOVERED]
+    assert (settling.reason, settling.action) == ("it goes in and out", "check the cable")
+
+
+async def test_what_a_person_should_do_comes_with_the_reason(benches: Callable[..., Bench]) -> None:
+    bench = benches(HostError("an adb server holds the USB bus", action="run `adb kill-server`"))
+    held = await bench.wait_for(DeviceStateChanged, 2)
+    assert (held.reason, held.action) == ("an adb server holds the USB bus", "run `adb kill-server`")

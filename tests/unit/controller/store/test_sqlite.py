@@ -126,6 +126,20 @@ def test_the_store_of_a_newer_version_is_refused_by_writer_and_reader(path):
             opener(path)
 
 
+def test_the_store_of_an_older_version_is_read_and_completed(path):
+    with SqliteStore(path) as store:
+        write(store, DeviceAdded(1.0, "p1", "", "tcp"))
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE devices DROP COLUMN ready_after_s")
+    connection.close()
+    with StoreReader(path) as reader:
+        assert [view.ready_after_s for view in reader.devices()] == [None]
+    with SqliteStore(path) as store, StoreReader(path) as reader:
+        identity = Identity("p1", "serial", "f")
+        write(store, DeviceReady(2.0, "p1", "h", identity, {}, "virtual", (), "1", 0, (), ready_after_s=2.5))
+        assert [view.ready_after_s for view in reader.devices()] == [2.5]
+
+
 def test_a_file_of_something_else_is_refused_and_left_alone(path):
     path.parent.mkdir()
     connection = sqlite3.connect(path)

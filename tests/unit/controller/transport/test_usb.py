@@ -8,6 +8,7 @@ import pytest
 
 from mobifarm.controller.errors import DeviceError, HostError, LinkLost
 from mobifarm.controller.transport import usb
+from mobifarm.controller.transport.holders import Holder
 
 usb1 = pytest.importorskip("usb1", exc_type=OSError, reason="libusb is missing")
 exceptions = pytest.importorskip("adb_shell.exceptions")
@@ -24,11 +25,20 @@ class Setting:
         return [Endpoint(), Endpoint()]
 
 
+class ClaimedDevice:
+    def getBusNumber(self) -> int:  # noqa: N802 - libusb's name
+        return 1
+
+    def getDeviceAddress(self) -> int:  # noqa: N802 - libusb's name
+        return 12
+
+
 class Bus:
     """Stands in for adb-shell's transport: ``reads`` are served in turn, ``written`` collects transfers."""
 
     def __init__(self) -> None:
         self._setting = Setting()
+        self._device: Any = None
         self.reads: list[bytes | Exception] = []
         self.written: list[bytes] = []
         self.connect_error: Exception | None = None
@@ -127,8 +137,32 @@ def test_a_phone_that_cannot_be_opened_says_what_to_do(
     bus: Bus, raised: Exception, error: type[Exception], advice: str
 ) -> None:
     bus.connect_error = raised
-    with pytest.raises(error, match=advice):
+    with pytest.raises(error) as raised_error:
         usb.UsbWire("1-1")
+    assert advice in f"{raised_error.value}; {raised_error.value.action}"
+
+
+@pytest.mark.parametrize(
+    ("holder", "words"),
+    [
+        (Holder(7, "adb"), "an adb server (pid 7) holds the USB bus"),
+        (Holder(8, "scrcpy"), "scrcpy (pid 8) uses the phone at usb:1-1"),
+        (None, "another program uses the phone at usb:1-1"),
+    ],
+)
+def test_a_claimed_phone_says_who_has_it(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, holder: Holder | None, words: str
+) -> None:
+    asked = []
+    monkeypatch.setattr(usb, "holder_of_file", lambda path: asked.append(str(path)) or holder)
+    bus._device = ClaimedDevice()
+    bus.connect_error = usb1.USBErrorBusy()
+    with pytest.raises(HostError) as refused:
+        usb.UsbWire("1-1")
+    assert asked == ["/dev/bus/usb/001/012"]
+    assert str(refused.value) == words
+    assert "adb kill-server" in refused.value.action
+    assert "--adb-server" in refused.value.action
 
 
 def test_listing_names_phones_by_their_place_on_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:

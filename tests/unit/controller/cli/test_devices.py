@@ -1,0 +1,58 @@
+"""What the list of devices says of plugging in."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mobifarm.controller.cli.devices import _notices, _table
+from mobifarm.controller.cli.farm import parse_adb_server
+from mobifarm.controller.core.views import DeviceView
+from mobifarm.controller.errors import UserError
+
+
+def view(**changes: Any) -> DeviceView:
+    values: dict[str, Any] = dict.fromkeys(DeviceView.__dataclass_fields__, "")
+    numbers = dict.fromkeys(("measurement_epoch", "consecutive_failures", "leases_granted"), 0)
+    values |= {**numbers, "changed_at": time.time(), "attempt_id": None, "trial_id": None}
+    return DeviceView(**{**values, "device_id": "usb:1-2", "ready_after_s": None, **changes})
+
+
+def printed(device: DeviceView, live: Mapping[str, Any]) -> str:
+    console = Console(width=240, file=io.StringIO())
+    console.print(_table([device], live), *_notices(live))
+    return str(console.file.getvalue())
+
+
+NOTHING: Mapping[str, Any] = {"devices": {}, "notices": []}
+
+
+def test_the_time_from_plugging_in_to_ready() -> None:
+    assert "12.3 s" in printed(view(state="ready", ready_after_s=12.34), NOTHING)
+
+
+def test_a_settling_phone_tells_how_long_it_is_left_alone() -> None:
+    settling = {"progress": None, "transfer": None, "reading": None, "settling_until": time.time() + 100}
+    device = view(state="discovered", reason="it goes in and out", action="check the cable")
+    text = printed(device, {"devices": {"usb:1-2": settling}, "notices": []})
+    assert "it goes in and out; " in text
+    assert " s left; check the cable" in text
+    calm = {**settling, "settling_until": time.time() - 1}
+    assert " left" not in printed(device, {"devices": {"usb:1-2": calm}, "notices": []})
+
+
+def test_where_phones_cannot_be_seen() -> None:
+    notice = {"at": 1.0, "host": "h", "source": "usb", "reason": "no USB bus", "action": "pass it through"}
+    assert "usb: no USB bus; pass it through" in printed(view(), {"devices": {}, "notices": [notice]})
+
+
+def test_the_place_of_an_adb_server() -> None:
+    assert parse_adb_server("127.0.0.1:5037") == ("127.0.0.1", 5037)
+    for text in ("5037", "host:", ":5037", "host:port", "host:99999"):
+        with pytest.raises(UserError, match="HOST:PORT"):
+            parse_adb_server(text)
