@@ -40,8 +40,8 @@ def plan(spec: EvaluationSpec, records: Sequence[EditRecord], *, bundle_hash: st
     """Every repeat of every record with every method.
 
     Without a design methods change fastest, so that the methods of one fact run next to each other in time
-    and on phones in a like condition. The seed depends on the spec's seed, the record and the repeat, not on the method:
-    methods are compared on the same randomness.
+    and on phones in a like condition. The seed depends on the spec's seed, the record and the repeat, not on
+    the method: methods are compared on the same randomness.
 
     Raises:
         WorkloadInputError: more trials than one job may have.
