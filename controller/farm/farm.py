@@ -31,7 +31,7 @@ from mobifarm.controller.core.events import (
     LeaseGranted,
     encode,
 )
-from mobifarm.controller.core.policy import Policy
+from mobifarm.controller.core.policies.base import Policy
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.errors import Bug, HostError

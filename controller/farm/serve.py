@@ -29,7 +29,7 @@ from mobifarm.controller.api.access import TokenFile, authenticator
 from mobifarm.controller.api.app import create_app
 from mobifarm.controller.api.services import Services
 from mobifarm.controller.core.due import LeaseSettings
-from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.cluster import LocalCluster
 from mobifarm.controller.farm.farm import Farm

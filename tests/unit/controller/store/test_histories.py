@@ -34,7 +34,7 @@ from mobifarm.controller.core.events import (
     encode,
     without_bulk,
 )
-from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import DELIVERED, FarmState, TrialState, take_changes
 from mobifarm.controller.core.step import replay, step
