@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Final
 
 Value = str | float | tuple[str, ...]
-Comparable = tuple[float, ...] | tuple[str]
+Comparable = tuple[float | str, ...]
 
 
 class Kind(StrEnum):

@@ -44,6 +44,9 @@ def up(
     attempt_limit: Annotated[
         float, typer.Option(help="Seconds that one attempt may take; the queue does not count.")
     ] = 900.0,
+    policy: Annotated[
+        str, typer.Option(help="Who goes first: fifo, fair-share, shortest-queue or thermal.")
+    ] = "fifo",
 ) -> None:
     """Start the farm and stay in the foreground; Ctrl-C stops it, and `up` again takes up where it was."""
     paths = farm_paths(home)
@@ -52,10 +55,12 @@ def up(
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from mobifarm.controller.core.due import LeaseSettings
+    from mobifarm.controller.core.policies import policy_named
     from mobifarm.controller.farm.serve import public_address, serve
 
     public = public_address(bind, certificate, key, without_tls)
 
+    policy_named(policy)  # a wrong name is told before anything starts
     typer.echo(f"starting the farm in {paths.home} …", err=True)
     serve(
         paths,
@@ -63,5 +68,6 @@ def up(
         port=port,
         public=public,
         settings=LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit),
+        policy=policy,
         announce=lambda url: typer.echo(f"ready {url}"),
     )

@@ -123,7 +123,7 @@ def _check_placement(state: FarmState, job: Job, trials: list[Trial]) -> None:
         for attempt in (state.attempts[attempt_id] for attempt_id in trial.attempt_ids):
             if attempt.live or attempt.state in DELIVERED:
                 shares[attempt.device_id] += 1
-                if attempt.execution != COMPUTER:
+                if trial.group and attempt.execution != COMPUTER:
                     place = attempt.device_id, attempt.measurement_epoch
                     homes.setdefault(trial.group, set()).add(place)
     counted = {device_id: share for device_id, share in job.shares.items() if share}

@@ -64,7 +64,7 @@ class TrialPlan:
     label: str
     payload: Mapping[str, Any] | None
     method: str = ""
-    group: str = ""  # trials that belong on one phone where the job's placement is same_phone
+    group: str = ""  # trials of one group are done by one phone; "" belongs to none
 
 
 @dataclass(frozen=True, slots=True)

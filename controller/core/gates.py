@@ -24,6 +24,7 @@ class Held:
     state: DeviceState
     rule: str
     reason: str
+    limit_celsius: float | None = None  # of the gate on temperature
 
     @property
     def passes_by_itself(self) -> bool:
@@ -53,6 +54,7 @@ def _closed(gates: Gates, now: Conditions) -> Iterator[Held]:
                 DeviceState.COOLING,
                 f"it waits until it is at {limit:g} °C or below",
                 f"its temperature is {now.temperature_celsius:.1f} °C, above {limit:g} °C",
+                limit,
             )
     if (least := gates.min_battery) is not None:
         if now.battery is None:

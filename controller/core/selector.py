@@ -26,8 +26,7 @@ class DeviceSelector:
     bounds how many phones work for the job at the same time. ``where`` holds conditions on attributes, see
     :mod:`mobifarm.workloads.clauses`.
 
-    ``placement``: ``same_phone`` keeps all trials of a group on the phone that did the first one, ``spread``
-    gives every accepted phone as many trials as the others.
+    ``placement``: ``spread`` gives every accepted phone as many trials as the others.
 
     Raises:
         ValueError: a condition in ``where`` cannot be read.
@@ -38,7 +37,7 @@ class DeviceSelector:
     properties: Mapping[str, str] = field(default_factory=dict)
     count: int | None = None
     where: tuple[str, ...] = ()
-    placement: Literal["any", "same_phone", "spread"] = "any"
+    placement: Literal["any", "spread"] = "any"
 
     def __post_init__(self) -> None:
         self.clauses()

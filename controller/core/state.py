@@ -170,7 +170,7 @@ class Job:
     lane: int = 0  # equal where two jobs may start on the same phones: number in FarmState.lanes
     cancelled_at: float | None = None
     finished_at: float | None = None
-    homes: dict[str, Home] = field(default_factory=dict)  # by group, where the placement is same_phone
+    homes: dict[str, Home] = field(default_factory=dict)  # by group
     shares: dict[str, int] = field(default_factory=dict)  # by phone: trials that it does or has done
     work: Work = field(default_factory=Work)
 

@@ -84,7 +84,7 @@ def begin_lease(state: FarmState, attempt: Attempt, trial: Trial) -> None:
     """Note where a job's work goes, for its placement."""
     job = state.jobs[attempt.job_id]
     job.shares[attempt.device_id] = job.shares.get(attempt.device_id, 0) + 1
-    if job.selector.placement == "same_phone" and attempt.execution != COMPUTER:
+    if trial.group and attempt.execution != COMPUTER:
         job.homes.setdefault(trial.group, Home(attempt.device_id, attempt.measurement_epoch))
 
 

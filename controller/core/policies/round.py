@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from mobifarm.controller.core.gates import closed_gates
@@ -106,11 +107,15 @@ class Round:
         """Pairs for the job's startable trials, in the order of the job; each is taken when it is yielded."""
         lanes = {method: self.lane(job, method) for method, positions in job.pending.items() if positions}
         choose = self._chooser(job)
+        late: set[str] = set()  # groups with a trial that backs off: none of theirs may overtake it
         left = None if job.selector.count is None else job.selector.count - self._working[job.job_id]
         for position in heapq.merge(*(job.pending[method] for method in lanes)):
             trial = self._state.trials[job.trial_ids[position]]
             lane = lanes.get(trial.method)
-            if lane is None or trial.not_before > self._now:
+            if trial.not_before > self._now:
+                late.add(trial.group)
+                continue
+            if lane is None or (trial.group and trial.group in late):
                 continue
             if lane.empty:
                 del lanes[trial.method]
@@ -144,16 +149,13 @@ class Round:
             lane = self._lanes[key] = Lane(free, able, self._taken)
         return lane
 
-    # --- which phone a trial gets: one chooser per placement ------------------------------------------------
-
     def _chooser(self, job: Job) -> Callable[[Trial, Lane, bool], Device | None]:
-        match job.selector.placement:
-            case "same_phone":
-                return _SamePhone(self._state, job).choose
-            case "spread":
-                return _Spread(self._state, job, self._now).choose
-            case _:
-                return lambda trial, lane, phones: first(self._state, trial, lane, phones)
+        """Which phone a trial gets. The last argument: whether phones may be taken, or only the computer."""
+        if job.selector.placement == "spread":
+            choose = _Spread(self._state, job, self._now).choose
+        else:
+            choose = partial(first, self._state)
+        return _Groups(job, choose).choose
 
 
 def by_priority(jobs: list[Job]) -> list[Job]:
@@ -181,26 +183,28 @@ def first(state: FarmState, trial: Trial, lane: Lane, phones: bool) -> Device | 
     return next(free, None)
 
 
-class _SamePhone:
-    """All trials of a group go where its first one went."""
+class _Groups:
+    """All trials of a group go, one after the other and in their order, where its first one went."""
 
-    def __init__(self, state: FarmState, job: Job) -> None:
-        self._state = state
-        self._job = job
-        self._begun: set[str] = set()  # groups that found their phone in this round: it is busy now
+    def __init__(self, job: Job, choose: Callable[[Trial, Lane, bool], Device | None]) -> None:
+        self._homes = job.homes
+        self._choose = choose
+        self._seen: set[str] = set()  # groups whose next trial has had its turn in this round
 
     def choose(self, trial: Trial, lane: Lane, phones: bool) -> Device | None:
-        home = self._job.homes.get(trial.group)
-        if trial.group in self._begun:
+        if not trial.group:
+            return self._choose(trial, lane, phones)
+        if trial.group in self._seen:
             return None
+        home = self._homes.get(trial.group)
         if home is None:
-            device = first(self._state, trial, lane, phones)
+            device = self._choose(trial, lane, phones)
         else:
             device = lane.able.get(home.device_id) if phones and lane.is_free(home.device_id) else None
             if device is not None and device.measurement_epoch != home.measurement_epoch:
                 device = None  # another phone, or another system, is there now
-        if device is not None and device.execution != COMPUTER:
-            self._begun.add(trial.group)
+        if device is None or device.execution != COMPUTER:
+            self._seen.add(trial.group)
         return device
 
 
