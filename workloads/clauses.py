@@ -48,7 +48,7 @@ ATTRIBUTES: Final[Mapping[str, Kind]] = {
 }
 
 _FORM: Final = re.compile(
-    r"\s*(?P<name>[a-z][a-z0-9_.]*)\s*(?P<operator>==|!=|>=|<=|>|<|\bnot\s+in\b|\bin\b)\s*(?P<values>.*\S)\s*"
+    r"\s*(?P<name>[a-z][a-z0-9_.]*)\s*(?P<operator>==|!=|>=|<=|>|<|\bnot\s+in\b|\bin\b)(?![=<>!])\s*(?P<values>.*\S)\s*"
 )
 _NUMBER: Final = re.compile(r"\d{1,12}(\.\d{1,6})?")
 _VERSION: Final = re.compile(r"\d{1,6}(\.\d{1,6}){0,5}")

@@ -2,8 +2,8 @@
 
 What people and cables did is taken from the log: submissions, cancellations, phones that come and go, tags,
 sensors, quarantines. What the farm did follows anew: leases, results after the durations that the log tells
-or suggests, expiries, and which phones are shown as held back. Two things do not depend on the policy: readings
-of sensors are as recorded, and no attempt breaks by the farm's fault.
+or suggests, expiries, and which phones are shown as held back. Two things do not depend on the policy:
+readings of sensors are as recorded, and no attempt breaks by the farm's fault.
 """
 
 from __future__ import annotations

@@ -233,8 +233,8 @@ def _home_causes(state: FarmState, job: Job, ready: list[Trial]) -> Iterator[Cau
         device = state.devices[home.device_id]
         if device.measurement_epoch != home.measurement_epoch:
             words = (
-                f"they belong on the phone that was at {home.device_id}, where another phone or system is now: "
-                "cancel the job and submit the rest anew"
+                f"they belong on the phone that was at {home.device_id}, where another phone or system is "
+                "now: cancel the job and submit the rest anew"
             )
         elif not device.connected or device.quarantine is not None:
             words = f"they belong on {home.device_id}, which is {device.state}"
