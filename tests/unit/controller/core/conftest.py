@@ -160,3 +160,16 @@ def leased():
     farm.submit(trials=2)
     farm.lease()
     return farm
+
+
+@pytest.fixture(scope="session")
+def farm_of():
+    """Makes farms with so many ready phones, p0 and so on."""
+
+    def make(phones):
+        farm = Farm()
+        for number in range(phones):
+            farm.ready(f"p{number}")
+        return farm
+
+    return make
