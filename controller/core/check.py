@@ -128,9 +128,5 @@ def _check_placement(state: FarmState, job: Job, trials: list[Trial]) -> None:
                     homes.setdefault(trial.group, set()).add(place)
     counted = {device_id: share for device_id, share in job.shares.items() if share}
     _require(counted == shares, f"{job.job_id} counts its trials by phone")
-    if job.selector.placement == "same_phone":
-        known = {group: (home.device_id, home.measurement_epoch) for group, home in job.homes.items()}
-        _require(
-            {group: {place} for group, place in known.items()} == homes,
-            f"groups of {job.job_id} have one home",
-        )
+    known = {group: {(home.device_id, home.measurement_epoch)} for group, home in job.homes.items()}
+    _require(known == homes, f"groups of {job.job_id} have one home")

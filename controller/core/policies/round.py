@@ -107,7 +107,7 @@ class Round:
         """Pairs for the job's startable trials, in the order of the job; each is taken when it is yielded."""
         lanes = {method: self.lane(job, method) for method, positions in job.pending.items() if positions}
         choose = self._chooser(job)
-        late: set[str] = set()  # groups with a trial that backs off: none of theirs may overtake it
+        late: set[str] = set()  # groups with a trial that cannot start now: none of theirs may overtake it
         left = None if job.selector.count is None else job.selector.count - self._working[job.job_id]
         for position in heapq.merge(*(job.pending[method] for method in lanes)):
             trial = self._state.trials[job.trial_ids[position]]
@@ -115,10 +115,11 @@ class Round:
             if trial.not_before > self._now:
                 late.add(trial.group)
                 continue
-            if lane is None or (trial.group and trial.group in late):
+            if trial.group and trial.group in late:
                 continue
-            if lane.empty:
-                del lanes[trial.method]
+            if lane is None or lane.empty:
+                late.add(trial.group)
+                lanes.pop(trial.method, None)
                 if not lanes:
                     return
                 continue

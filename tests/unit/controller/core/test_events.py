@@ -81,7 +81,7 @@ by_name = {
         properties,
         st.none() | st.integers(1, 9),
         st.lists(st.sampled_from(["npu.arch >= 73", "tag in a, b"]), max_size=2).map(tuple),
-        st.sampled_from(["any", "same_phone", "spread"]),
+        st.sampled_from(["any", "spread"]),
     ),
 }
 any_event = st.one_of(

@@ -15,7 +15,6 @@ from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.errors import UserError
 
 SPREAD = DeviceSelector(placement="spread")
-SAME_PHONE = DeviceSelector(placement="same_phone")
 
 
 def assigned(farm, policy="fifo"):
@@ -200,7 +199,7 @@ def test_a_lost_phone_is_not_waited_for_by_a_spread_job(farm_of):
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_a_group_stays_on_its_phone(farm_of, policy):
     farm = farm_of(3)
-    farm.submit(trials=30, selector=SAME_PHONE, groups=("r1", "r2", "r3", "r4", "r5"))
+    farm.submit(trials=30, groups=("r1", "r2", "r3", "r4", "r5"))
     Work(farm, policy_named(policy)).run(200, lambda lease: 1.0 + int(lease.device_id[1]))
     places = {}
     for trial in farm.state.trials.values():
@@ -211,7 +210,7 @@ def test_a_group_stays_on_its_phone(farm_of, policy):
 
 def test_a_whole_job_stays_on_one_phone(farm_of):
     farm = farm_of(3)
-    farm.submit(trials=5, selector=SAME_PHONE)
+    farm.submit(trials=5, groups=("all",))
     assert len(assigned(farm)) == 1
     Work(farm, policy_named("fifo")).run(20)
     assert list(farm.state.jobs["job"].shares.values()) == [5]
@@ -219,16 +218,26 @@ def test_a_whole_job_stays_on_one_phone(farm_of):
 
 def test_a_group_without_a_result_may_still_move(farm_of):
     farm = farm_of(2)
-    farm.submit(trials=2, selector=SAME_PHONE)
+    farm.submit(trials=2, groups=("all",))
     farm.lease("a1", "job/0", "p0")
     farm.broke("a1")
     farm.now += 5
     assert ("job/0", "p1") in assigned(farm)
 
 
+def test_a_group_keeps_its_order_when_a_trial_backs_off(farm_of):
+    farm = farm_of(1)
+    farm.submit(trials=3, groups=("block",))
+    farm.lease("a1", "job/0", "p0")
+    farm.broke("a1")
+    assert assigned(farm) == []
+    farm.now += 5
+    assert assigned(farm) == [("job/0", "p0")]
+
+
 def test_a_group_with_a_result_waits_for_its_phone(farm_of):
     farm = farm_of(2)
-    farm.submit(trials=2, selector=SAME_PHONE)
+    farm.submit(trials=2, groups=("all",))
     farm.lease("a1", "job/0", "p0")
     farm.finished("a1")
     farm.lost("p0")

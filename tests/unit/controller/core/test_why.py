@@ -108,7 +108,7 @@ def test_the_bound_on_phones_is_named(farm):
 def test_a_group_whose_phone_is_gone_says_so(farm):
     for place in ("p1", "p2"):
         farm.ready(place)
-    farm.submit(trials=2, selector=DeviceSelector(placement="same_phone"))
+    farm.submit(trials=2, groups=("all",))
     farm.lease("a1")
     farm.finished("a1")
     farm.lost("p1")

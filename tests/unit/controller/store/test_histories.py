@@ -56,7 +56,6 @@ SELECTORS = (
     DeviceSelector(where=("tag == bench",)),
     DeviceSelector(count=1),
     DeviceSelector(placement="spread"),
-    DeviceSelector(placement="same_phone"),
 )
 GATES = (NO_GATES, Gates(max_temperature_celsius=40.0), Gates(min_battery=0.2, unknown="refuse"))
 USERS = ("ann", "bob")
@@ -97,8 +96,8 @@ def check_proposals(state, proposals, now, work_conserving):
             if (
                 trial.trial_id in pairs[0]
                 or trial.attempt_ids
-                or selector.count
-                or selector.placement != "any"
+                or trial.group
+                or selector != DeviceSelector(where=selector.where)
             ):
                 continue
             for device in state.devices.values():
@@ -199,10 +198,13 @@ class Histories(RuleBasedStateMachine):
         selector=st.sampled_from(SELECTORS),
         gates=st.sampled_from(GATES),
         user=st.sampled_from(USERS),
+        groups=st.sampled_from([("",), ("all",), ("", "one"), ("one", "two")]),
     )
-    def submit(self, trials, limit, priority, selector, gates, user):
+    def submit(self, trials, limit, priority, selector, gates, user, groups=("",)):
         job = f"job{len(self.state.jobs)}"
-        plans = tuple(TrialPlan(f"{job}/{n}", f"{n}", {"n": n}) for n in range(trials))
+        plans = tuple(
+            TrialPlan(f"{job}/{n}", f"{n}", {"n": n}, group=groups[n % len(groups)]) for n in range(trials)
+        )
         self.apply(
             JobSubmitted(self.now, job, job, user, {"job": job}, plans, selector, priority, limit, gates)
         )
