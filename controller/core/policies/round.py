@@ -67,8 +67,8 @@ class Lane:
 
     def free(self) -> Iterator[Device]:
         """The phones that are free still, best first."""
-        while self._first < len(self._free) and self._free[self._first].device_id in self._taken:
-            self._first += 1
+        if self.empty:
+            return
         for index in range(self._first, len(self._free)):
             if self._free[index].device_id not in self._taken:
                 yield self._free[index]
@@ -78,7 +78,9 @@ class Lane:
 
     @property
     def empty(self) -> bool:
-        return next(self.free(), None) is None
+        while self._first < len(self._free) and self._free[self._first].device_id in self._taken:
+            self._first += 1
+        return self._first == len(self._free)
 
 
 class Round:
@@ -106,6 +108,8 @@ class Round:
     def pairs(self, job: Job) -> Iterator[Assignment]:
         """Pairs for the job's startable trials, in the order of the job; each is taken when it is yielded."""
         lanes = {method: self.lane(job, method) for method, positions in job.pending.items() if positions}
+        if all(lane.empty for lane in lanes.values()):
+            return
         choose = self._chooser(job)
         late: set[str] = set()  # groups with a trial that cannot start now: none of theirs may overtake it
         left = None if job.selector.count is None else job.selector.count - self._working[job.job_id]
