@@ -86,6 +86,12 @@ def parse_online(text: str) -> float | None:
     return float(raw > 0) if raw in (0, 1, 2) else None
 
 
+def parse_lit(text: str) -> float | None:
+    """Whether a backlight shines, from its brightness."""
+    raw = parse_integer(text)
+    return float(raw > 0) if raw is not None and raw >= 0 else None
+
+
 def parse_rails(text: str) -> dict[str, float]:
     """Accumulated joules of every power rail in an ``energy_value`` file; lines of other forms are left out.
 

@@ -141,13 +141,29 @@ class Sensors:
         return values
 
 
-def probe(root: Path) -> Sensors:
-    """Find and try every source below ``root`` (``/`` on a phone)."""
+@dataclass(frozen=True, slots=True)
+class StorageSource:
+    """What this user may still write to a file system."""
+
+    name: str
+    folder: Path
+
+    def read(self) -> Mapping[str, float]:
+        """Bytes."""
+        found = os.statvfs(self.folder)
+        return {self.name: float(found.f_bavail * found.f_frsize)}
+
+
+def probe(root: Path, home: Path | None = None) -> Sensors:
+    """Find and try every source below ``root`` (``/`` on a phone), and the storage that ``home`` is on."""
     found = _Findings()
     _probe_supplies(found, root / "sys/class/power_supply")
     _probe_thermal(found, root / "sys/class/thermal")
     _probe_frequencies(found, root / "sys/devices/system/cpu")
     _probe_rails(found, root / "sys/bus/iio/devices")
+    _probe_screen(found, root / "sys/class")
+    if home is not None:
+        found.try_source("storage/available", StorageSource("storage/available", home), str(home), "byte")
     meminfo = root / "proc/meminfo"
     found.try_file("memory/available", meminfo, _parse_available, "byte")
     found.try_source("agent/rss", MemorySource("agent/rss"), "/proc/self/status", "byte")
@@ -256,6 +272,16 @@ def _probe_rails(found: _Findings, folder: Path) -> None:
         found.missing("rail", folder, "J", "no energy meter among the devices")
     for index, meter in enumerate(meters):
         found.try_rails(RailSource(meter, "rail" if index == 0 else f"rail-{index}"))
+
+
+def _probe_screen(found: _Findings, classes: Path) -> None:
+    """A dark backlight is a screen that is off; phones without a readable one leave it unknown."""
+    names = ("backlight/*/actual_brightness", "backlight/*/brightness", "leds/lcd-backlight/brightness")
+    lights = [path for name in names for path in sorted(classes.glob(name))]
+    if lights:
+        found.try_file("screen/on", lights[0], readings.parse_lit, "1")
+    else:
+        found.missing("screen/on", classes / "backlight", "1", "no such sensor on this phone")
 
 
 def _list(found: _Findings, folder: Path, name: str, unit: str, prefix: str = "") -> list[Path]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from mobifarm.agent.authentication import TokenInterceptor
 from mobifarm.agent.conversion import kept_bundle
 from mobifarm.agent.execution import Execution
 from mobifarm.agent.sensors import SensorDescription
+from mobifarm.agent.telemetry import boottime_ns
 from mobifarm.v1 import agent_pb2 as pb
 from mobifarm.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 
@@ -72,9 +74,12 @@ class Identity:
 class AgentService(AgentServiceServicer):
     """Implements ``mobifarm.v1.AgentService``; the contract is in the .proto file."""
 
-    def __init__(self, execution: Execution, identity: Identity) -> None:
+    def __init__(
+        self, execution: Execution, identity: Identity, read_sensors: Callable[[], dict[str, float]]
+    ) -> None:
         self._execution = execution
         self._identity = identity
+        self._read_sensors = read_sensors
 
     async def Describe(self, request: pb.DescribeRequest, context: _Context) -> pb.DescribeResponse:  # noqa: N802
         """Tell what is known without touching the phone's sensors again."""
@@ -124,6 +129,14 @@ class AgentService(AgentServiceServicer):
         async with _answering(context), aclosing(self._execution.run(request)) as messages:
             async for message in messages:
                 yield message
+
+    async def ReadSensors(  # noqa: N802
+        self, request: pb.ReadSensorsRequest, context: _Context
+    ) -> pb.ReadSensorsResponse:
+        """Read once, beside the loop: a sensor may be slow to answer."""
+        async with _answering(context):
+            values = await asyncio.to_thread(self._read_sensors)
+        return pb.ReadSensorsResponse(sample=pb.TelemetrySample(monotonic_ns=boottime_ns(), values=values))
 
     async def Cancel(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:  # noqa: N802
         """Answer at once; the attempt's stream tells when it has stopped."""

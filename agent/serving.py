@@ -65,7 +65,7 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
         loop.add_signal_handler(number, stop.set)
 
     properties = read_properties()
-    sensors = probe(settings.sys_root)
+    sensors = probe(settings.sys_root, home.root)
     identity = Identity(
         session_id=secrets.token_hex(16),
         properties=properties,
@@ -82,7 +82,7 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
         fence=Fence(home.fencing_token),
         read_sensors=sensors.read,
     )
-    server = AgentServer(AgentService(execution, identity), home.make_token())
+    server = AgentServer(AgentService(execution, identity, sensors.read), home.make_token())
     address = settings.address or default_address(home.root, properties.get("ro.serialno", ""))
     try:
         port = await server.start(address)

@@ -68,7 +68,8 @@ def plan(spec: EvaluationSpec, records: Sequence[EditRecord], *, bundle_hash: st
                 if spec.repeats > 1:
                     parts.append(f"repeat {repeat + 1}")
                 payload = _payload(spec, bundle_hash, method, settings, seed, mapping, repeat)
-                trials.append(Trial(f"{len(trials) + 1:05d}", " · ".join(parts), payload))
+                group = _group(spec, record, "")
+                trials.append(Trial(f"{len(trials) + 1:05d}", " · ".join(parts), payload, group))
     return trials
 
 
@@ -97,8 +98,19 @@ def _blocks(
             payload = _payload(spec, bundle_hash, method, settings, seed, mapping, repeat)
             payload["design"] = {"block": block, "place": place, "arm": arm}
             label = f"{record.record_id} · {method.title} · block {block}, {place + 1} of {len(arms)}"
-            trials.append(Trial(f"{len(trials) + 1:05d}", label, payload, f"block-{block}"))
+            group = _group(spec, record, f"block-{block}")
+            trials.append(Trial(f"{len(trials) + 1:05d}", label, payload, group))
     return trials
+
+
+def _group(spec: EvaluationSpec, record: EditRecord, block: str) -> str:
+    match spec.devices.placement:
+        case "same_phone":
+            return "all"
+        case "same_phone_per_record":
+            return f"record {record.record_id}"
+        case _:
+            return block
 
 
 def _payload(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,6 +24,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from mobifarm.agent.errors import InputError
+from mobifarm.workloads.clauses import parse_clause
 from mobifarm.workloads.errors import WorkloadInputError
 
 SIZE_LIMIT_BYTES: Final = 256 * 2**10
@@ -97,16 +99,40 @@ class MethodSpec(_Part):
         return self
 
 
-class DevicesSpec(_Part):
-    """Which phones may take part; all conditions hold together.
+def _readable_clause(text: str) -> str:
+    parse_clause(text)
+    return text
 
-    ``count`` bounds how many phones work at the same time. ``properties`` are Android properties.
+
+class DevicesSpec(_Part):
+    """Which phones may take part, all conditions hold together, and how the trials are placed on them.
+
+    ``where`` lists conditions on attributes such as ``npu.arch >= 73``, ``count`` bounds how many phones work
+    at the same time, ``properties`` are Android properties. ``placement``: ``same_phone`` keeps all trials on
+    one phone, ``same_phone_per_record`` those of each record, ``spread`` shares them out evenly.
     """
 
     execution: Literal["any", "phone", "virtual"] = "any"
     count: Annotated[int, Field(ge=1)] | None = None
     serials: list[Text] = Field(default_factory=list)
     properties: dict[Text, str] = Field(default_factory=dict)
+    where: list[Annotated[Text, AfterValidator(_readable_clause)]] = Field(default_factory=list)
+    placement: Literal["any", "same_phone", "same_phone_per_record", "spread"] = "any"
+
+
+class GatesSpec(_Part):
+    """What must hold of a phone at the start of each trial; null asks for nothing.
+
+    ``charging``: true or false, whether the battery must be charging or must not be. ``unknown``: what a
+    sensor that tells nothing means. The defaults keep a phone from overheating, running empty or full.
+    """
+
+    max_temperature_celsius: Annotated[float, Field(ge=0, le=100)] | None = 45.0
+    min_battery_percent: Annotated[float, Field(ge=0, le=100)] | None = 15.0
+    charging: bool | None = None
+    screen_off: bool = False
+    min_free_storage_mib: Annotated[float, Field(ge=0)] | None = 200.0
+    unknown: Literal["allow", "refuse"] = "allow"
 
 
 class EvaluationSpec(_Part):
@@ -123,6 +149,7 @@ class EvaluationSpec(_Part):
     dataset: DatasetSpec
     methods: Annotated[list[MethodSpec], Field(min_length=1, max_length=100)]
     devices: DevicesSpec = DevicesSpec()
+    gates: GatesSpec = GatesSpec()
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
     seed: Annotated[int, Field(ge=0, le=SEED_LIMIT)] = 0
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
@@ -239,6 +266,7 @@ _KNOWN_FIELDS: Final[Mapping[str, type[BaseModel]]] = {
     "dataset": DatasetSpec,
     "methods": MethodSpec,
     "devices": DevicesSpec,
+    "gates": GatesSpec,
 }
 
 

@@ -32,6 +32,16 @@ class NewDevice(Body):
     ]
 
 
+class ChangedTags(Body):
+    add: list[str] = []
+    remove: list[str] = []
+
+
+class DeviceTags(BaseModel):
+    device_id: str
+    tags: list[str]
+
+
 class ImportedEdits(Body):
     exported: Annotated[str, Field(description="an exported file, in base64")]
 

@@ -7,8 +7,10 @@ from dataclasses import asdict
 from fastapi import APIRouter
 
 from mobifarm.controller.api.bodies import (
+    ChangedTags,
     DeviceId,
     DeviceNow,
+    DeviceTags,
     ImportedEdits,
     JsonObject,
     NewDevice,
@@ -37,6 +39,12 @@ async def add_device(body: NewDevice, farm: Farmhouse, _: Operator) -> DeviceId:
 async def release_device(device_id: str, farm: Farmhouse, _: Operator) -> DeviceId:
     """End a phone's quarantine."""
     return DeviceId(**await farm.requests.release_device(device_id))
+
+
+@router.post("/{device_id:path}/tags")
+async def tag_device(device_id: str, body: ChangedTags, farm: Farmhouse, _: Operator) -> DeviceTags:
+    """Give a phone tags, take others away; the answer lists all that it has."""
+    return DeviceTags(**await farm.requests.tag_device(device_id, body.add, body.remove))
 
 
 @router.get("/{device_id:path}/edits")

@@ -11,6 +11,7 @@ from mobifarm.controller.api.access import Role
 from mobifarm.controller.api.bodies import Cancelled, JsonObject, Submission, Submitted
 from mobifarm.controller.api.services import Farmhouse, Refused, Submitter, Viewer
 from mobifarm.controller.core.views import AttemptView, JobView, TrialView
+from mobifarm.controller.core.why import Why
 from mobifarm.controller.results import job_results
 from mobifarm.workloads.tables import to_csv
 
@@ -71,6 +72,12 @@ def results_csv(job_id: str, farm: Farmhouse, _: Viewer) -> PlainTextResponse:
     """One line per edit."""
     with farm.open_reader() as reader:
         return PlainTextResponse(to_csv(job_results(reader, job_id).summary), media_type="text/csv")
+
+
+@router.get("/{job_id}/why")
+async def why(job_id: str, farm: Farmhouse, _: Viewer) -> Why:
+    """Why the job waits: for what, which phones would do, and when one may be free."""
+    return farm.requests.why(job_id)
 
 
 @router.post("/{job_id}/cancel")

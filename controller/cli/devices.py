@@ -24,7 +24,7 @@ from mobifarm.workloads.plain_text import printable
 
 WATCH_PERIOD_S = 0.5
 
-app = typer.Typer(help="List the farm's phones; add, release or forget one.")
+app = typer.Typer(help="List the farm's phones; add, tag, release or forget one.")
 
 
 @app.callback(invoke_without_command=True)
@@ -75,6 +75,25 @@ def forget(context: typer.Context, device_id: str) -> None:
     with FarmClient(farm_paths(context.obj)) as client:
         client.delete(f"/api/v1/devices/{device_id}")
     typer.echo(f"forgot {device_id}")
+
+
+@app.command()
+def tag(
+    context: typer.Context,
+    device_id: str,
+    tags: Annotated[list[str] | None, typer.Argument(help="Tags to add; none: only print them.")] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="A tag to take away; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tag a phone, so that evaluations can ask for it: `where: ["tag == TAG"]`."""
+    with FarmClient(farm_paths(context.obj)) as client:
+        answer = client.post(f"/api/v1/devices/{device_id}/tags", {"add": tags or [], "remove": remove or []})
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(f"{device_id}: {', '.join(answer['tags']) or 'no tags'}")
 
 
 @app.command()

@@ -60,6 +60,9 @@ def up(
         str | None,
         typer.Option("--adb-server-at", metavar="HOST:PORT", help="Like --adb-server, for one elsewhere."),
     ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Who goes first: fifo, fair-share, shortest-queue or thermal.")
+    ] = "fifo",
 ) -> None:
     """Start the farm and stay in the foreground; Ctrl-C stops it, and `up` again takes up where it was."""
     server = parse_adb_server(adb_server_at) if adb_server_at else DEFAULT_ADB_SERVER if adb_server else None
@@ -69,10 +72,12 @@ def up(
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from mobifarm.controller.core.due import LeaseSettings
+    from mobifarm.controller.core.policies import policy_named
     from mobifarm.controller.farm.serve import DiscoverySettings, public_address, serve
 
     public = public_address(bind, certificate, key, without_tls)
 
+    policy_named(policy)  # a wrong name is told before anything starts
     typer.echo(f"starting the farm in {paths.home} …", err=True)
     serve(
         paths,
@@ -80,6 +85,7 @@ def up(
         port=port,
         public=public,
         settings=LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit),
+        policy=policy,
         announce=lambda url: typer.echo(f"ready {url}"),
         discovery=DiscoverySettings(usb=usb, adb_server=server),
     )

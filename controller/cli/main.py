@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 import typer
 
 from mobifarm import __version__
-from mobifarm.controller.cli import demo, devices, edits, farm, jobs, tokens
+from mobifarm.controller.cli import demo, devices, edits, farm, jobs, replay, tokens, why
 from mobifarm.controller.errors import FarmError
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.plain_text import printable
@@ -47,6 +47,8 @@ def _assemble() -> None:
     app.command()(jobs.jobs)
     app.command()(jobs.results)
     app.command()(jobs.cancel)
+    app.command()(why.why)
+    app.command()(replay.replay)
     app.add_typer(devices.app, name="devices")
     app.add_typer(edits.app, name="edits")
     app.add_typer(tokens.app, name="tokens")

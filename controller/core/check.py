@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from mobifarm.controller.core.events import DeviceState
+from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.core.state import DELIVERED, LIVE, FarmState, Job, Trial, TrialState
 from mobifarm.controller.errors import Bug
 
@@ -108,5 +109,24 @@ def _check_job(state: FarmState, job: Job) -> None:
         if trial.state is TrialState.PENDING:
             pending.setdefault(trial.method, []).append(trial.position)
     _require(job.pending == pending, f"{name} knows its pending trials")
+    waits = state.waiting.get(name) is job
+    _require(waits == (counts[TrialState.PENDING] > 0), f"{name} waits if and only if it has pending trials")
+    _check_placement(state, job, trials)
     _require(job.cancelled_at is None or not job.open, f"{name} is cancelled and has no open trial")
     _require((job.finished_at is None) == job.open, f"{name} has an end if and only if all its trials ended")
+
+
+def _check_placement(state: FarmState, job: Job, trials: list[Trial]) -> None:
+    shares: Counter[str] = Counter()
+    homes: dict[str, set[tuple[str, int]]] = {}
+    for trial in trials:
+        for attempt in (state.attempts[attempt_id] for attempt_id in trial.attempt_ids):
+            if attempt.live or attempt.state in DELIVERED:
+                shares[attempt.device_id] += 1
+                if trial.group and attempt.execution != COMPUTER:
+                    place = attempt.device_id, attempt.measurement_epoch
+                    homes.setdefault(trial.group, set()).add(place)
+    counted = {device_id: share for device_id, share in job.shares.items() if share}
+    _require(counted == shares, f"{job.job_id} counts its trials by phone")
+    known = {group: {(home.device_id, home.measurement_epoch)} for group, home in job.homes.items()}
+    _require(known == homes, f"groups of {job.job_id} have one home")

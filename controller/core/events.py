@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from mobifarm.controller.core.conditions import NO_GATES, Conditions, Gates
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.errors import UserError
 
@@ -63,12 +64,14 @@ class TrialPlan:
     label: str
     payload: Mapping[str, Any] | None
     method: str = ""
+    group: str = ""  # trials of one group are done by one phone; "" belongs to none
 
 
 @dataclass(frozen=True, slots=True)
 class ControllerStarted:
     at: float
     epoch: int  # of the store; higher than that of any controller before
+    policy: str = ""  # by which it schedules; "" in logs from before it was told
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class DeviceReady:
     fencing_token: int
     methods: tuple[str, ...] = ()  # () in logs from before agents told them
     ready_after_s: float | None = None
+    memory_total_bytes: int = 0  # 0 where it is unknown, as the next
+    cpu_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,24 @@ class DeviceReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceTagged:
+    """An operator set the phone's tags; these are all that it has now. Another phone there has none."""
+
+    at: float
+    device_id: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConditions:
+    """A reading of the phone's sensors: it differs enough from the last to matter, or is a minute younger."""
+
+    at: float
+    device_id: str
+    conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
 class JobSubmitted:
     """``priority``: higher runs first. ``attempt_limit``: leases per trial before it is abandoned, >= 1."""
 
@@ -153,6 +176,7 @@ class JobSubmitted:
     selector: DeviceSelector
     priority: int
     attempt_limit: int
+    gates: Gates = NO_GATES  # none in logs from before there were any
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +243,8 @@ Event = (
     | DeviceReady
     | DeviceLost
     | DeviceReleased
+    | DeviceTagged
+    | DeviceConditions
     | JobSubmitted
     | JobCancelled
     | LeaseGranted
@@ -237,6 +263,8 @@ _KINDS: Final[dict[str, type[Event]]] = {
     "device_ready": DeviceReady,
     "device_lost": DeviceLost,
     "device_released": DeviceReleased,
+    "device_tagged": DeviceTagged,
+    "device_conditions": DeviceConditions,
     "job_submitted": JobSubmitted,
     "job_cancelled": JobCancelled,
     "lease_granted": LeaseGranted,
@@ -253,7 +281,12 @@ _FIELD_DECODERS: Final[dict[tuple[type[Event], str], Callable[[Any], Any]]] = {
     (DeviceReady, "held_attempts"): lambda value: tuple(HeldAttempt(**held) for held in value),
     (DeviceReady, "methods"): tuple,
     (JobSubmitted, "trials"): lambda value: tuple(TrialPlan(**plan) for plan in value),
-    (JobSubmitted, "selector"): lambda value: DeviceSelector(**{**value, "serials": tuple(value["serials"])}),
+    (JobSubmitted, "selector"): lambda value: DeviceSelector(
+        **{**value, "serials": tuple(value["serials"]), "where": tuple(value.get("where", ()))}
+    ),
+    (JobSubmitted, "gates"): lambda value: Gates(**value),
+    (DeviceTagged, "tags"): tuple,
+    (DeviceConditions, "conditions"): lambda value: Conditions(**value),
 }
 _NESTED: Final = {cls: {name for owner, name in _FIELD_DECODERS if owner is cls} for cls in _NAMES}
 

@@ -6,13 +6,17 @@ quadratic. Everybody but ``step`` treats them as read-only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from mobifarm.controller.core.conditions import NO_GATES, UNKNOWN, Conditions, Gates
 from mobifarm.controller.core.events import DeviceState, Identity
 from mobifarm.controller.core.selector import COMPUTER, DeviceSelector
+from mobifarm.controller.core.thermal import Thermal
+from mobifarm.workloads.clauses import Value
 
 CONNECTED: Final = frozenset({DeviceState.READY, DeviceState.COOLING, DeviceState.CHARGING})
 
@@ -79,6 +83,13 @@ class Device:
     attempt_id: str | None = None  # of the live lease
     stopping_attempt_id: str | None = None  # its lease has ended, the phone has not yet said that it stopped
     leases_granted: int = 0
+    memory_total_bytes: int = 0
+    cpu_count: int = 0
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, Value] = field(default_factory=dict)  # replaced, never changed in place
+    conditions: Conditions = UNKNOWN
+    conditions_at: float = -math.inf  # unix time of the reading
+    thermal: Thermal = field(default_factory=Thermal)
 
     @property
     def connected(self) -> bool:
@@ -105,13 +116,42 @@ class Device:
 
     @property
     def free(self) -> bool:
-        """Whether a lease can be granted now."""
+        """Whether a lease can be granted now; cooling and charging are the wish of some job, not of all."""
         return (
-            self.stage is DeviceState.READY
+            self.stage in CONNECTED
             and self.quarantine is None
             and self.attempt_id is None
             and self.stopping_attempt_id is None
         )
+
+
+@dataclass(slots=True)
+class Home:
+    """The phone that a group of trials stays on, once it has done one of them."""
+
+    device_id: str
+    measurement_epoch: int
+    results: int = 0
+
+
+@dataclass(slots=True)
+class Work:
+    """Leases that ended with a result: how many, and their seconds."""
+
+    leases: int = 0
+    seconds: float = 0.0
+
+    @property
+    def mean_s(self) -> float | None:
+        return self.seconds / self.leases if self.leases else None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Device-seconds of a user at a time, see :func:`.transitions.usage_at`."""
+
+    seconds: float = 0.0
+    at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -127,8 +167,13 @@ class Job:
     trial_ids: tuple[str, ...]
     pending: dict[str, list[int]]  # by method: positions in trial_ids, ascending
     counts: dict[TrialState, int]
+    gates: Gates = NO_GATES
+    lane: int = 0  # equal where two jobs may start on the same phones: number in FarmState.lanes
     cancelled_at: float | None = None
     finished_at: float | None = None
+    homes: dict[str, Home] = field(default_factory=dict)  # by group
+    shares: dict[str, int] = field(default_factory=dict)  # by phone: trials that it does or has done
+    work: Work = field(default_factory=Work)
 
     @property
     def open(self) -> bool:
@@ -152,6 +197,7 @@ class Trial:
     position: int  # in the job
     label: str
     method: str = ""
+    group: str = ""
     state: TrialState = TrialState.PENDING
     not_before: float = 0.0  # unix time of the end of the back-off
     attempt_ids: list[str] = field(default_factory=list)
@@ -203,6 +249,11 @@ class FarmState:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     leases: dict[str, Attempt] = field(default_factory=dict)  # the live ones of the attempts
     backing_off: dict[str, float] = field(default_factory=dict)  # pending trials that broke -> not_before
+    waiting: dict[str, Job] = field(default_factory=dict)  # jobs with pending trials, in no order
+    lanes: dict[tuple[object, ...], int] = field(default_factory=dict)  # what jobs ask of phones -> number
+    usage: dict[str, Usage] = field(default_factory=dict)  # by user
+    work: Work = field(default_factory=Work)
+    policy: str = ""  # of the last controller
     epoch: int = 0
     next_fencing_token: int = 1
     changes: Changes = field(default_factory=Changes, compare=False, repr=False)

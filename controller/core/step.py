@@ -14,18 +14,21 @@ from collections.abc import Iterable
 from typing import Final, assert_never
 
 from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Command, Dispatch
+from mobifarm.controller.core.conditions import UNKNOWN
 from mobifarm.controller.core.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
     ControllerStarted,
     DeviceAdded,
+    DeviceConditions,
     DeviceForgotten,
     DeviceLost,
     DeviceReady,
     DeviceReleased,
     DeviceState,
     DeviceStateChanged,
+    DeviceTagged,
     Event,
     JobCancelled,
     JobSubmitted,
@@ -43,7 +46,17 @@ from mobifarm.controller.core.state import (
     TrialState,
     take_changes,
 )
-from mobifarm.controller.core.transitions import end_lease, lease_of, move_trial, note_failure, set_stage
+from mobifarm.controller.core.thermal import Thermal
+from mobifarm.controller.core.transitions import (
+    begin_lease,
+    describe,
+    end_lease,
+    lease_of,
+    move_trial,
+    note_conditions,
+    note_failure,
+    set_stage,
+)
 from mobifarm.controller.errors import Bug
 
 Commands = tuple[Command, ...]
@@ -113,9 +126,12 @@ def _job_submitted(state: FarmState, event: JobSubmitted) -> Commands:
     counts[TrialState.PENDING] = len(trial_ids)
     pending: dict[str, list[int]] = {}
     for position, plan in enumerate(event.trials):
-        state.trials[plan.trial_id] = Trial(plan.trial_id, event.job_id, position, plan.label, plan.method)
+        state.trials[plan.trial_id] = Trial(
+            plan.trial_id, event.job_id, position, plan.label, plan.method, plan.group
+        )
         pending.setdefault(plan.method, []).append(position)
-    state.jobs[event.job_id] = Job(
+    wishes = (*event.selector.signature, event.gates)
+    job = Job(
         event.job_id,
         event.name,
         event.user,
@@ -127,7 +143,10 @@ def _job_submitted(state: FarmState, event: JobSubmitted) -> Commands:
         trial_ids=trial_ids,
         pending=pending,
         counts=counts,
+        gates=event.gates,
+        lane=state.lanes.setdefault(wishes, len(state.lanes)),
     )
+    state.jobs[event.job_id] = state.waiting[event.job_id] = job
     state.changes.jobs.add(event.job_id)
     state.changes.trials.update(trial_ids)
     return ()
@@ -189,6 +208,9 @@ def _lease_granted(state: FarmState, event: LeaseGranted) -> Commands:
     device.leases_granted += 1
     trial.attempt_ids.append(event.attempt_id)
     move_trial(state, trial, TrialState.LEASED, event.at)
+    begin_lease(state, attempt, trial)
+    if device.stage is not DeviceState.READY or device.reason:  # a gate that held it back has opened
+        set_stage(state, device, DeviceState.READY, event.at)
     state.changes.attempts.add(event.attempt_id)
     state.changes.devices.add(event.device_id)
     return (_dispatch(attempt),)
@@ -268,7 +290,7 @@ def _lease_expired(state: FarmState, event: LeaseExpired) -> Commands:
 def _controller_started(state: FarmState, event: ControllerStarted) -> Commands:
     if event.epoch <= state.epoch:
         raise Bug(f"The controller started with epoch {event.epoch} after epoch {state.epoch}.")
-    state.epoch = event.epoch
+    state.epoch, state.policy = event.epoch, event.policy
     for device in state.devices.values():
         if device.stage is not DeviceState.RETIRED:
             set_stage(state, device, DeviceState.LOST, event.at, "the controller was restarted")
@@ -297,7 +319,15 @@ def _device_added(state: FarmState, event: DeviceAdded) -> Commands:
     return ()
 
 
-DeviceNews = DeviceForgotten | DeviceStateChanged | DeviceReady | DeviceLost | DeviceReleased
+DeviceNews = (
+    DeviceForgotten
+    | DeviceStateChanged
+    | DeviceReady
+    | DeviceLost
+    | DeviceReleased
+    | DeviceTagged
+    | DeviceConditions
+)
 
 
 def _device_news(state: FarmState, event: DeviceNews) -> Commands:
@@ -319,6 +349,13 @@ def _device_news(state: FarmState, event: DeviceNews) -> Commands:
         case DeviceReleased():
             device.quarantine, device.consecutive_failures = None, 0
             state.changes.devices.add(device.device_id)
+            return ()
+        case DeviceTagged():
+            device.tags = event.tags
+            describe(state, device)
+            return ()
+        case DeviceConditions():
+            note_conditions(device, event.conditions, event.at)
             return ()
         case _:
             assert_never(event)
@@ -364,11 +401,16 @@ def _device_ready(state: FarmState, device: Device, event: DeviceReady) -> Comma
     if event.identity != device.identity:
         device.measurement_epoch += 1
         device.quarantine, device.consecutive_failures = None, 0
+        if device.identity is not None and event.identity.serial != device.identity.serial:
+            device.tags, device.thermal = (), Thermal()
     device.identity, device.host, device.properties = event.identity, event.host, event.properties
     device.execution, device.agent_version = event.execution, event.agent_version
     device.methods = event.methods
     if event.ready_after_s is not None:
         device.ready_after_s = event.ready_after_s
+    device.memory_total_bytes, device.cpu_count = event.memory_total_bytes, event.cpu_count
+    device.conditions, device.conditions_at = UNKNOWN, event.at
+    describe(state, device)
     device.stopping_attempt_id = None
     if event.fencing_token - state.next_fencing_token < FENCING_TOKEN_STEP_LIMIT:
         state.next_fencing_token = max(state.next_fencing_token, event.fencing_token + 1)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from typing import Final
 
+from mobifarm.controller.core.attributes import derive_attributes
+from mobifarm.controller.core.conditions import Conditions
 from mobifarm.controller.core.events import DeviceState
 from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.core.state import (
     CONNECTED,
+    DELIVERED,
     Attempt,
     AttemptState,
     Device,
     FarmState,
+    Home,
     Quarantine,
     Trial,
     TrialState,
+    Usage,
 )
 
 BACK_OFF_FIRST_S: Final = 1.0
 BACK_OFF_LIMIT_S: Final = 60.0
 FAILURES_TO_QUARANTINE: Final = 3
+USAGE_HALF_LIFE_S: Final = 86_400.0  # what somebody used yesterday counts half as much as what they use today
 
 
 def back_off_s(attempts: int) -> float:
@@ -41,6 +48,10 @@ def move_trial(state: FarmState, trial: Trial, target: TrialState, at: float) ->
         insort(job.pending[trial.method], trial.position)
     elif not job.open:
         job.finished_at = at
+    if job.counts[TrialState.PENDING]:
+        state.waiting[job.job_id] = job
+    else:
+        state.waiting.pop(job.job_id, None)
     state.changes.trials.add(trial.trial_id)
     state.changes.jobs.add(job.job_id)
 
@@ -51,6 +62,7 @@ def end_lease(state: FarmState, attempt: Attempt, outcome: AttemptState, at: flo
     del state.leases[attempt.attempt_id]
     device = state.devices[attempt.device_id]
     device.attempt_id = None
+    _account(state, attempt, at)
     state.changes.attempts.add(attempt.attempt_id)
     state.changes.devices.add(device.device_id)
     trial = state.trials[attempt.trial_id]
@@ -66,6 +78,40 @@ def end_lease(state: FarmState, attempt: Attempt, outcome: AttemptState, at: flo
         if outcome is AttemptState.BROKEN:
             trial.not_before = at + back_off_s(len(trial.attempt_ids))
             state.backing_off[trial.trial_id] = trial.not_before
+
+
+def begin_lease(state: FarmState, attempt: Attempt, trial: Trial) -> None:
+    """Note where a job's work goes, for its placement."""
+    job = state.jobs[attempt.job_id]
+    job.shares[attempt.device_id] = job.shares.get(attempt.device_id, 0) + 1
+    if trial.group and attempt.execution != COMPUTER:
+        job.homes.setdefault(trial.group, Home(attempt.device_id, attempt.measurement_epoch))
+
+
+def _account(state: FarmState, attempt: Attempt, at: float) -> None:
+    """Charge the lease to its user; settle what the job's placement remembers of it."""
+    job, seconds = state.jobs[attempt.job_id], max(0.0, at - attempt.granted_at)
+    state.usage[job.user] = Usage(usage_at(state, job.user, at) + seconds, at)
+    home = job.homes.get(state.trials[attempt.trial_id].group)
+    here = home is not None and home.device_id == attempt.device_id
+    if attempt.state in DELIVERED:
+        for work in (job.work, state.work):
+            work.leases += 1
+            work.seconds += seconds
+        if home is not None and here:
+            home.results += 1
+        return
+    job.shares[attempt.device_id] -= 1
+    if home is not None and here and home.results == 0:  # nothing was measured there: any phone will do
+        del job.homes[state.trials[attempt.trial_id].group]
+
+
+def usage_at(state: FarmState, user: str, at: float) -> float:
+    """Device-seconds of the user's ended leases, each worth half as much for every day since."""
+    usage = state.usage.get(user)
+    if usage is None:
+        return 0.0
+    return usage.seconds * math.exp2(-max(0.0, at - usage.at) / USAGE_HALF_LIFE_S)
 
 
 def set_stage(
@@ -96,3 +142,29 @@ def note_failure(state: FarmState, device: Device, reason: str) -> None:
             f"{device.consecutive_failures} attempts in a row failed on it, the last because: {reason}",
             f"Look at {what}, then release it.",
         )
+
+
+def describe(state: FarmState, device: Device) -> None:
+    """Derive anew what selectors can ask of the phone."""
+    if device.identity is not None:
+        device.attributes = derive_attributes(
+            device.identity,
+            device.properties,
+            execution=device.execution or "",
+            host=device.host,
+            memory_total_bytes=device.memory_total_bytes,
+            cpu_count=device.cpu_count,
+            tags=device.tags,
+        )
+    state.changes.devices.add(device.device_id)
+
+
+def note_conditions(device: Device, conditions: Conditions, at: float) -> None:
+    """Take a reading of the phone's sensors; its curves learn from it."""
+    device.conditions, device.conditions_at = conditions, at
+    device.thermal = device.thermal.with_reading(
+        at,
+        conditions.temperature_celsius,
+        busy=device.attempt_id is not None,
+        leases=device.leases_granted,
+    )

@@ -32,7 +32,9 @@ from mobifarm.controller.core.events import (
     LeaseGranted,
     encode,
 )
-from mobifarm.controller.core.policy import Policy
+from mobifarm.controller.core.holds import holds
+from mobifarm.controller.core.policies.base import Policy
+from mobifarm.controller.core.policies.round import Matches
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.errors import Bug, HostError
@@ -108,7 +110,8 @@ class Farm:
     ) -> None:
         self._store = store
         self._host = host
-        self._policy = policy
+        self.policy = policy
+        self._matches = Matches()
         self._settings = settings
         self._clock = clock
         self._identifier = identifier
@@ -122,7 +125,7 @@ class Farm:
 
     async def run(self) -> None:
         """Run until cancelled: take up where the log ends, then follow reports, timers and the policy."""
-        await self.apply(ControllerStarted(at=self._clock(), epoch=self._store.epoch))
+        await self.apply(ControllerStarted(self._clock(), self._store.epoch, self.policy.name))
         self.started.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._carry_out())
@@ -304,6 +307,8 @@ class Farm:
             if expired := due(self.state, now, self._settings):
                 await self.apply(*expired)
             await self._grant(now)
+            if changes := holds(self.state, now, self._matches):
+                await self.apply(*changes)
             later = next_due(self.state, now, self._settings)
             timeout_s = None if later is None else max(0.05, later - self._clock())
             try:
@@ -313,7 +318,7 @@ class Farm:
                 pass
 
     async def _grant(self, now: float) -> None:
-        assignments = self._policy.assign(self.state, now)
+        assignments = self.policy.assign(self.state, now)
         if assignments:
             first_token = self.state.next_fencing_token
             await self.apply(

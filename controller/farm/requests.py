@@ -7,19 +7,22 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from mobifarm.controller.core.conditions import Gates
 from mobifarm.controller.core.events import (
     DeviceAdded,
     DeviceForgotten,
     DeviceReleased,
     DeviceState,
+    DeviceTagged,
     JobCancelled,
     JobSubmitted,
     TrialPlan,
 )
 from mobifarm.controller.core.selector import COMPUTER, DeviceSelector
 from mobifarm.controller.core.state import Device
+from mobifarm.controller.core.why import Why, why
 from mobifarm.controller.errors import DeviceError, UserError
 from mobifarm.controller.farm.farm import Farm
 from mobifarm.controller.host.edits import (
@@ -34,10 +37,12 @@ from mobifarm.workloads.models.catalogue import bundle_named
 from mobifarm.workloads.models.sources import source_of_bundle
 from mobifarm.workloads.planner import plan
 from mobifarm.workloads.records import record_from_mapping
-from mobifarm.workloads.spec import parse_spec
+from mobifarm.workloads.spec import DevicesSpec, GatesSpec, parse_spec
 
 TCP_ADDRESS = re.compile(r"tcp:(?P<host>[A-Za-z0-9.\-]+):(?P<port>\d{1,5})")
 USB_ADDRESS = re.compile(r"usb:\d+-\d+(\.\d+)*|adb:\S{1,100}")  # the latter only an adb server knows
+TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+TAG_LIMIT: Final = 20
 
 
 class FarmRequests:
@@ -82,18 +87,18 @@ class FarmRequests:
                 spec=dict(spec),
                 trials=tuple(
                     TrialPlan(
-                        f"{job_id}/{trial.trial_id}", trial.label, trial.payload, trial.payload["method"]
+                        f"{job_id}/{trial.trial_id}",
+                        trial.label,
+                        trial.payload,
+                        trial.payload["method"],
+                        trial.group,
                     )
                     for trial in trials
                 ),
-                selector=DeviceSelector(
-                    execution=None if checked.devices.execution == "any" else checked.devices.execution,
-                    serials=tuple(checked.devices.serials),
-                    properties=checked.devices.properties,
-                    count=checked.devices.count,
-                ),
+                selector=_selector(checked.devices),
                 priority=checked.priority,
                 attempt_limit=checked.attempts,
+                gates=_gates(checked.gates),
             )
         )
         if needs_computer:  # where it is there already this changes nothing
@@ -147,6 +152,40 @@ class FarmRequests:
         self._known(device_id)
         await self._farm.apply(DeviceReleased(self._clock(), device_id))
         return {"device_id": device_id}
+
+    async def tag_device(
+        self, device_id: str, add: Sequence[str], remove: Sequence[str]
+    ) -> Mapping[str, Any]:
+        """Give a phone tags, take others away.
+
+        Returns:
+            ``device_id`` and all ``tags`` that it has now.
+
+        Raises:
+            UserError: there is no such phone, or a tag has another form; nothing was changed.
+        """
+        device = self._known(device_id)
+        for tag in (*add, *remove):
+            if not TAG.fullmatch(tag):
+                raise UserError(
+                    f"{tag!r} is no tag: use up to 40 letters, digits, . _ and -, a letter or digit first"
+                )
+        tags = tuple(sorted({*device.tags, *add} - set(remove)))
+        if len(tags) > TAG_LIMIT:
+            raise UserError(f"a phone has at most {TAG_LIMIT} tags: remove some with --remove")
+        if tags != device.tags:
+            await self._farm.apply(DeviceTagged(self._clock(), device_id, tags))
+        return {"device_id": device_id, "tags": list(tags)}
+
+    def why(self, job_id: str) -> Why:
+        """Why a job waits, see :mod:`mobifarm.controller.core.why`.
+
+        Raises:
+            UserError: there is no such job.
+        """
+        if job_id not in self._farm.state.jobs:
+            raise UserError(f"there is no job {job_id}; `mobifarm jobs` lists them")
+        return why(self._farm.state, self._farm.policy, job_id, self._clock())
 
     async def list_edits(self, device_id: str) -> Mapping[str, Any]:
         """The edits that a phone keeps, ``bundles`` with their ``edits``; also while it does an edit.
@@ -219,3 +258,26 @@ class FarmRequests:
         if device is None or device.stage is DeviceState.RETIRED:
             raise UserError(f"there is no phone {device_id}; `mobifarm devices` lists them")
         return device
+
+
+def _selector(devices: DevicesSpec) -> DeviceSelector:
+    return DeviceSelector(
+        execution=None if devices.execution == "any" else devices.execution,
+        serials=tuple(devices.serials),
+        properties=devices.properties,
+        count=devices.count,
+        where=tuple(devices.where),
+        placement="spread" if devices.placement == "spread" else "any",
+    )
+
+
+def _gates(gates: GatesSpec) -> Gates:
+    percent, mib = gates.min_battery_percent, gates.min_free_storage_mib
+    return Gates(
+        max_temperature_celsius=gates.max_temperature_celsius,
+        min_battery=None if percent is None else percent / 100,
+        charging=gates.charging,
+        screen_off=gates.screen_off,
+        min_free_storage_bytes=None if mib is None else mib * 2**20,
+        unknown=gates.unknown,
+    )

@@ -29,7 +29,7 @@ from mobifarm.controller.api.access import TokenFile, authenticator
 from mobifarm.controller.api.app import create_app
 from mobifarm.controller.api.services import Services
 from mobifarm.controller.core.due import LeaseSettings
-from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.policies import policy_named
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.cluster import LocalCluster
 from mobifarm.controller.farm.farm import Farm
@@ -111,6 +111,7 @@ def serve(
     port: int,
     public: PublicAddress | None = None,
     settings: LeaseSettings,
+    policy: str,
     announce: Callable[[str], None],
     discovery: DiscoverySettings = DiscoverySettings(),
 ) -> None:
@@ -120,6 +121,7 @@ def serve(
         devices: addresses of phones to add.
         port: of the HTTP API on 127.0.0.1; 0 takes a free one.
         public: where the API listens for other machines as well.
+        policy: one of the names in ``mobifarm.controller.core.policies``.
         announce: told the farm's address once it answers.
         discovery: where to look for phones.
 
@@ -158,7 +160,7 @@ def serve(
         farm = Farm(
             store=store,
             host=host,
-            policy=FifoPolicy(),
+            policy=policy_named(policy),
             settings=settings,
             clock=time.time,
             identifier=identifier,

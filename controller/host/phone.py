@@ -24,6 +24,7 @@ from mobifarm.controller.core.events import (
 )
 from mobifarm.controller.errors import AuthorisationRequired, DeviceError, FarmError
 from mobifarm.controller.host.attempts import Attempts, ReachablePhone
+from mobifarm.controller.host.conditions import ConditionsWatch
 from mobifarm.controller.host.edits import EditsRequest, carry_out
 from mobifarm.controller.host.reports import Report, TransferProgress
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
@@ -215,13 +216,14 @@ class PhoneSession:
                 ended.set()
                 self._emit(DeviceLost(at=self._clock(), device_id=self._device_id, reason=reason))
 
+        conditions = ConditionsWatch(self._device_id, phone.stub, self._emit, self._clock)
         self._attempts = Attempts(
             self._device_id,
             phone,
             bundle_folder=self._bundle_folder,
             transfer=self._transfer,
             unreachable=end,
-            emit=self._emit,
+            emit=conditions.emit,
             clock=self._clock,
         )
         self._stub = phone.stub
@@ -251,11 +253,14 @@ class PhoneSession:
                 fencing_token=description.fencing_token,
                 methods=tuple(description.methods),
                 ready_after_s=ready_after_s,
+                memory_total_bytes=description.memory_total_bytes,
+                cpu_count=description.cpu_count,
             )
         )
         watchers = [
             asyncio.create_task(self._watch_link(phone, end)),
             asyncio.create_task(self._watch_health(phone, end)),
+            asyncio.create_task(conditions.watch()),
         ]
         try:
             await ended.wait()

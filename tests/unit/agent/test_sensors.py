@@ -102,6 +102,7 @@ def test_a_phone_that_tells_nothing_says_why(tmp_path: Path):
     descriptions = described(sensors.probe(tmp_path))
 
     absent = {name: one.reason for name, one in descriptions.items() if not one.readable}
+    assert absent.pop("screen/on") == "no such sensor on this phone"
     assert absent == dict.fromkeys(
         ["battery", "thermal", "cpu", "rail", "memory/available"], "no such file or directory"
     )
@@ -150,3 +151,15 @@ def test_an_ambiguous_sign_is_unknown(phone: Path):
 def test_memory_total(phone: Path, tmp_path: Path):
     assert sensors.memory_total_bytes(phone) == 8_192_000
     assert sensors.memory_total_bytes(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(("brightness", "on"), [("0\n", 0.0), ("1023\n", 1.0)])
+def test_the_screen_is_on_while_its_light_shines(phone: Path, brightness: str, on: float):
+    write(phone / "sys/class/backlight/panel0-backlight", brightness="5\n", actual_brightness=brightness)
+    assert sensors.probe(phone).read()["screen/on"] == on
+
+
+def test_the_storage_that_is_left_is_that_of_the_agents_folder(phone: Path, tmp_path: Path):
+    found = sensors.probe(phone, tmp_path)
+    assert found.read()["storage/available"] > 0
+    assert described(found)["storage/available"].unit == "byte"

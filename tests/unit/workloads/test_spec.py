@@ -243,3 +243,18 @@ def test_a_design_compares_two_methods_or_one_with_itself() -> None:
     two = [{"name": "forward"}, {"name": "mobiedit"}]
     assert parse_spec({**MINIMAL, "design": "ab", "methods": two}).design == "ab"
     assert parse_spec({**MINIMAL, "design": "aa"}).design == "aa"
+
+
+def test_a_condition_that_cannot_be_read_is_named() -> None:
+    spec = parse_spec({**MINIMAL, "devices": {"where": ["npu.arch >= 73"], "placement": "spread"}})
+    assert spec.devices.where == ["npu.arch >= 73"]
+    words = refusal({"devices": {"where": ["npu.arch >= 73", "npu.arhc >= 73"]}})
+    assert "devices, where, entry 2" in words
+    assert "did you mean npu.arch?" in words
+
+
+def test_gates_have_their_defaults_and_can_be_left_open() -> None:
+    gates = parse_spec(MINIMAL).gates
+    assert (gates.max_temperature_celsius, gates.min_battery_percent, gates.unknown) == (45.0, 15.0, "allow")
+    assert parse_spec({**MINIMAL, "gates": {"max_temperature_celsius": None}}).gates.charging is None
+    assert "did you mean screen_off?" in refusal({"gates": {"screen_of": True}})

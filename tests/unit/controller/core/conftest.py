@@ -1,6 +1,7 @@
 import pytest
 
 from mobifarm.controller.core.check import check
+from mobifarm.controller.core.conditions import NO_GATES
 from mobifarm.controller.core.events import (
     AttemptFailed,
     AttemptFinished,
@@ -76,10 +77,26 @@ class Farm:
         return self.apply(DeviceStateChanged(self.now, place, state, reason, action))
 
     def submit(
-        self, job="job", trials=1, *, priority=0, attempt_limit=3, selector=None, methods=("forward",)
+        self,
+        job="job",
+        trials=1,
+        *,
+        priority=0,
+        attempt_limit=3,
+        selector=None,
+        methods=("forward",),
+        user="user",
+        gates=NO_GATES,
+        groups=("",),
     ):
         plans = tuple(
-            TrialPlan(f"{job}/{number}", f"label {number}", {}, methods[number % len(methods)])
+            TrialPlan(
+                f"{job}/{number}",
+                f"label {number}",
+                {},
+                methods[number % len(methods)],
+                groups[number % len(groups)],
+            )
             for number in range(trials)
         )
         return self.apply(
@@ -87,12 +104,13 @@ class Farm:
                 self.now,
                 job,
                 "name",
-                "user",
+                user,
                 {},
                 plans,
                 selector or DeviceSelector(),
                 priority,
                 attempt_limit,
+                gates,
             )
         )
 
@@ -142,3 +160,16 @@ def leased():
     farm.submit(trials=2)
     farm.lease()
     return farm
+
+
+@pytest.fixture(scope="session")
+def farm_of():
+    """Makes farms with so many ready phones, p0 and so on."""
+
+    def make(phones):
+        farm = Farm()
+        for number in range(phones):
+            farm.ready(f"p{number}")
+        return farm
+
+    return make

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobifarm.controller.core import events
+from mobifarm.controller.core.conditions import Conditions, Gates
 from mobifarm.controller.core.events import (
     AttemptFinished,
+    ControllerStarted,
     DeviceReady,
     DeviceState,
     DeviceStateChanged,
@@ -48,12 +50,38 @@ by_name = {
     ).map(tuple),
     "spec": mappings,
     "methods": st.lists(texts, max_size=3).map(tuple),
-    "result": st.none() | mappings,
-    "trials": st.lists(st.builds(TrialPlan, texts, texts, st.none() | mappings, texts), max_size=3).map(
-        tuple
+    "tags": st.lists(texts, max_size=3).map(tuple),
+    "memory_total_bytes": counts,
+    "cpu_count": counts,
+    "conditions": st.builds(
+        Conditions,
+        st.none() | st.floats(-40, 150),
+        st.none() | st.floats(0, 1),
+        st.none() | st.booleans(),
+        st.none() | st.booleans(),
+        st.none() | st.floats(0, 1e15),
     ),
+    "gates": st.builds(
+        Gates,
+        st.none() | st.floats(-40, 150),
+        st.none() | st.floats(0, 1),
+        st.none() | st.booleans(),
+        st.booleans(),
+        st.none() | st.floats(0, 1e15),
+        st.sampled_from(["allow", "refuse"]),
+    ),
+    "result": st.none() | mappings,
+    "trials": st.lists(
+        st.builds(TrialPlan, texts, texts, st.none() | mappings, texts, texts), max_size=3
+    ).map(tuple),
     "selector": st.builds(
-        DeviceSelector, st.none() | texts, st.lists(texts, max_size=3).map(tuple), properties
+        DeviceSelector,
+        st.none() | texts,
+        st.lists(texts, max_size=3).map(tuple),
+        properties,
+        st.none() | st.integers(1, 9),
+        st.lists(st.sampled_from(["npu.arch >= 73", "tag in a, b"]), max_size=2).map(tuple),
+        st.sampled_from(["any", "spread"]),
     ),
 }
 any_event = st.one_of(
@@ -79,6 +107,8 @@ def test_every_kind_of_event_has_a_name_in_the_log():
         "device_ready",
         "device_lost",
         "device_released",
+        "device_tagged",
+        "device_conditions",
         "job_submitted",
         "job_cancelled",
         "lease_granted",
@@ -147,3 +177,28 @@ def test_a_log_from_before_methods_were_placed_is_read():
         for trial in older.get("trials", ()):
             del trial["method"]
         assert decode(json.loads(json.dumps(older))) == event
+
+
+def test_a_log_from_before_attributes_and_gates_is_read():
+    job = JobSubmitted(
+        1.0, "job", "n", "u", {}, (TrialPlan("t", "l", {}, "forward"),), DeviceSelector(), 0, 1
+    )
+    ready = DeviceReady(1.0, "p", "h", Identity("p", "s", "f"), {}, "phone", (), "1", 0)
+    started = ControllerStarted(1.0, 3)
+    newer = {"gates", "memory_total_bytes", "cpu_count", "policy"}
+    for event in (job, ready, started):
+        older = {name: value for name, value in encode(event).items() if name not in newer}
+        if event is job:
+            older["selector"] = {
+                name: older["selector"][name] for name in ("execution", "serials", "properties", "count")
+            }
+            del older["trials"][0]["group"]
+        assert decode(json.loads(json.dumps(older))) == event
+
+
+def test_a_condition_that_cannot_be_read_is_damage():
+    job = JobSubmitted(1.0, "job", "n", "u", {}, (TrialPlan("t", "l", {}),), DeviceSelector(), 0, 1)
+    body = encode(job)
+    body["selector"]["where"] = ["__import__('os')"]
+    with pytest.raises(UserError, match="cannot be read"):
+        decode(body)

@@ -182,12 +182,15 @@ def test_an_operators_quarantine_lets_the_running_attempt_finish(leased):
 
 
 @pytest.mark.parametrize("pause", [DeviceState.COOLING, DeviceState.CHARGING])
-def test_a_pausing_phone_keeps_its_lease_and_gets_no_new_one(leased, pause):
+def test_a_pausing_phone_keeps_its_lease_and_works_for_jobs_that_do_not_mind(leased, pause):
     leased.change("p1", pause, "41 °C")
     assert leased.attempt().lost_at is None
     leased.finished()
     assert leased.device().state is pause
-    assert not leased.device().free
+    assert leased.device().free
+    leased.lease("a2", "job/1", "p1")
+    leased.finished("a2")
+    assert (leased.device().state, leased.device().reason) == (DeviceState.READY, "")
     leased.change("p1", DeviceState.READY)
     assert leased.device().free
 

@@ -11,7 +11,7 @@ import pytest
 
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.events import DeviceState
-from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.farm import Farm
 from mobifarm.controller.farm.requests import FarmRequests

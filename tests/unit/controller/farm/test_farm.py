@@ -28,7 +28,7 @@ from mobifarm.controller.core.events import (
     JobSubmitted,
     TrialPlan,
 )
-from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import JobState
 from mobifarm.controller.farm.farm import Farm, HostForgot

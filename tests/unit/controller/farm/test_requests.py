@@ -19,7 +19,7 @@ from mobifarm.controller.core.events import (
     TrialPlan,
 )
 from mobifarm.controller.core.selector import DeviceSelector
-from mobifarm.controller.core.step import replay
+from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.errors import DeviceError, UserError
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.host.edits import (
@@ -96,3 +96,31 @@ async def test_what_cannot_be_an_export_is_not_sent(exported: str) -> None:
     with pytest.raises(UserError, match=r"not base64|larger than 15 MiB"):
         await asks.import_edits("a", exported)
     assert farm.asked == []
+
+
+class TakingFarm(ScriptedFarm):
+    """Applies events, as the real one does."""
+
+    async def apply(self, *events: Event) -> None:
+        for event in events:
+            self.state, _ = step(self.state, event)
+
+
+async def test_tags_are_added_and_taken_away() -> None:
+    farm = TakingFarm(READY)
+    asks = FarmRequests(farm, clock=lambda: 1.0, identifier=lambda prefix: prefix)  # type: ignore[arg-type]
+    assert await asks.tag_device("a", ["loud", "bench"], []) == {"device_id": "a", "tags": ["bench", "loud"]}
+    assert await asks.tag_device("a", [], ["loud"]) == {"device_id": "a", "tags": ["bench"]}
+    assert DeviceSelector(where=("tag == bench",)).mismatches(farm.state.devices["a"]) == []
+    for tag in ("", "-x", "a b", "x" * 41, "é"):
+        with pytest.raises(UserError, match="is no tag"):
+            await asks.tag_device("a", [tag], [])
+    with pytest.raises(UserError, match="at most 20 tags"):
+        await asks.tag_device("a", [f"t{number}" for number in range(20)], [])
+    assert farm.state.devices["a"].tags == ("bench",)
+
+
+def test_why_of_an_unknown_job_is_refused() -> None:
+    asks, _ = requests(READY)
+    with pytest.raises(UserError, match="no job j"):
+        asks.why("j")

@@ -75,6 +75,9 @@ class ScriptedStub:
     async def Acknowledge(self, request: Any, timeout: float) -> None:  # noqa: N802
         await self._short("Acknowledge", request)
 
+    async def ReadSensors(self, request: Any, timeout: float) -> agent_pb2.ReadSensorsResponse:  # noqa: N802
+        raise rpc_error(grpc.StatusCode.UNIMPLEMENTED, "an agent from before it could be asked")
+
     async def CheckBundle(self, request: Any, timeout: float) -> None:  # noqa: N802
         pass
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hypothesis import settings
@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mobifarm.controller.core.check import check
 from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Dispatch
+from mobifarm.controller.core.conditions import NO_GATES, Conditions, Gates
 from mobifarm.controller.core.due import LeaseSettings, due, next_due
 from mobifarm.controller.core.events import (
     AttemptFailed,
@@ -18,12 +19,14 @@ from mobifarm.controller.core.events import (
     AttemptStarted,
     ControllerStarted,
     DeviceAdded,
+    DeviceConditions,
     DeviceForgotten,
     DeviceLost,
     DeviceReady,
     DeviceReleased,
     DeviceState,
     DeviceStateChanged,
+    DeviceTagged,
     HeldAttempt,
     Identity,
     JobCancelled,
@@ -34,16 +37,28 @@ from mobifarm.controller.core.events import (
     encode,
     without_bulk,
 )
-from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.gates import closed_gates
+from mobifarm.controller.core.holds import holds
+from mobifarm.controller.core.policies import POLICIES, policy_named
+from mobifarm.controller.core.policies.round import Matches
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import DELIVERED, FarmState, TrialState, take_changes
 from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.core.views import attempt_view, device_view, job_view, trial_view
+from mobifarm.controller.core.why import why
 from mobifarm.controller.store.read import StoreReader
 from mobifarm.controller.store.sqlite import SqliteStore
 
 LEASES = LeaseSettings(lost_grace_s=30.0, attempt_limit_s=300.0)
 PLACES = ("p1", "p2", "p3")
+SELECTORS = (
+    DeviceSelector(),
+    DeviceSelector(where=("tag == bench",)),
+    DeviceSelector(count=1),
+    DeviceSelector(placement="spread"),
+)
+GATES = (NO_GATES, Gates(max_temperature_celsius=40.0), Gates(min_battery=0.2, unknown="refuse"))
+USERS = ("ann", "bob")
 ENDED = {TrialState.DONE, TrialState.FAILED, TrialState.ABANDONED, TrialState.CANCELLED}
 
 
@@ -56,6 +71,49 @@ class Phone:
     held: dict = field(default_factory=dict)  # attempt id -> [token, finished]
     highest_token: int = 0
     followed: set = field(default_factory=set)  # attempts whose stream is open
+
+
+def check_proposals(state, proposals, now, work_conserving):
+    """Every pair could be leased, all of them together, and nobody idles without need."""
+    assert len({pair.trial_id for pair in proposals}) == len(proposals)
+    assert len({pair.device_id for pair in proposals}) == len(proposals)
+    working = {}
+    for lease in state.leases.values():
+        working[lease.job_id] = working.get(lease.job_id, 0) + 1
+    for pair in proposals:
+        trial, device = state.trials[pair.trial_id], state.devices[pair.device_id]
+        assert may_start(state, trial, device, now), pair
+        job = state.jobs[trial.job_id]
+        working[job.job_id] = working.get(job.job_id, 0) + 1
+        assert job.selector.count is None or working[job.job_id] <= job.selector.count
+        home = job.homes.get(trial.group)
+        if home is not None:
+            assert (home.device_id, home.measurement_epoch) == (device.device_id, device.measurement_epoch)
+    if work_conserving:
+        pairs = {pair.trial_id for pair in proposals}, {pair.device_id for pair in proposals}
+        for trial in state.trials.values():
+            selector = state.jobs[trial.job_id].selector
+            if (
+                trial.trial_id in pairs[0]
+                or trial.attempt_ids
+                or trial.group
+                or selector != DeviceSelector(where=selector.where)
+            ):
+                continue
+            for device in state.devices.values():
+                assert device.device_id in pairs[1] or not may_start(state, trial, device, now)
+
+
+def may_start(state, trial, device, now):
+    job = state.jobs[trial.job_id]
+    return (
+        trial.state is TrialState.PENDING
+        and trial.not_before <= now
+        and device.free
+        and device.supports(trial.method)
+        and not job.selector.mismatches(device)
+        and not closed_gates(job.gates, device, now)
+    )
 
 
 def rows_of(state, ids):
@@ -80,6 +138,7 @@ class Histories(RuleBasedStateMachine):
         self.accepted = {}  # trial -> the attempt whose result was taken
         self.attempts = 0
         self.epoch = 0
+        self.policy = policy_named("fifo")
         self.start()
 
     # The controller
@@ -111,12 +170,13 @@ class Histories(RuleBasedStateMachine):
         self.epoch += 1
         self.apply(ControllerStarted(self.now, self.epoch))
 
-    @initialize(trials=st.integers(0, 4), limit=st.integers(1, 4))
-    def begin(self, trials, limit):
+    @initialize(trials=st.integers(0, 4), limit=st.integers(1, 4), policy=st.sampled_from(sorted(POLICIES)))
+    def begin(self, trials, limit, policy):
+        self.policy = policy_named(policy)
         for place in PLACES[:2]:
             self.plug_in(place)
         if trials:
-            self.submit(trials, limit, 0)
+            self.submit(trials, limit, 0, DeviceSelector(), NO_GATES, "ann")
             self.schedule()
 
     @rule()
@@ -131,12 +191,22 @@ class Histories(RuleBasedStateMachine):
             phone.followed.clear()
         self.start()
 
-    @rule(trials=st.integers(1, 4), limit=st.integers(1, 4), priority=st.integers(0, 1))
-    def submit(self, trials, limit, priority):
+    @rule(
+        trials=st.integers(1, 4),
+        limit=st.integers(1, 4),
+        priority=st.integers(0, 1),
+        selector=st.sampled_from(SELECTORS),
+        gates=st.sampled_from(GATES),
+        user=st.sampled_from(USERS),
+        groups=st.sampled_from([("",), ("all",), ("", "one"), ("one", "two")]),
+    )
+    def submit(self, trials, limit, priority, selector, gates, user, groups=("",)):
         job = f"job{len(self.state.jobs)}"
-        plans = tuple(TrialPlan(f"{job}/{n}", f"{n}", {"n": n}) for n in range(trials))
+        plans = tuple(
+            TrialPlan(f"{job}/{n}", f"{n}", {"n": n}, group=groups[n % len(groups)]) for n in range(trials)
+        )
         self.apply(
-            JobSubmitted(self.now, job, job, "ann", {"job": job}, plans, DeviceSelector(), priority, limit)
+            JobSubmitted(self.now, job, job, user, {"job": job}, plans, selector, priority, limit, gates)
         )
 
     @precondition(lambda self: self.state.jobs)
@@ -146,7 +216,12 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def schedule(self):
-        for assignment in FifoPolicy().assign(self.state, self.now):
+        proposals = self.policy.assign(self.state, self.now)
+        assert proposals == policy_named(self.policy.name).assign(self.state, self.now), (
+            "it remembers too much"
+        )
+        check_proposals(self.state, proposals, self.now, self.policy.work_conserving)
+        for assignment in proposals:
             self.attempts += 1
             self.apply(
                 LeaseGranted(
@@ -157,6 +232,20 @@ class Histories(RuleBasedStateMachine):
                     self.state.next_fencing_token,
                 )
             )
+        for change in holds(self.state, self.now, Matches()):
+            self.apply(change)
+        assert holds(self.state, self.now, Matches()) == []
+
+    @precondition(lambda self: self.state.jobs)
+    @rule(data=st.data())
+    def ask_why(self, data):
+        job = self.state.jobs[data.draw(st.sampled_from(sorted(self.state.jobs)))]
+        answer = why(self.state, self.policy, job.job_id, self.now)
+        assert json.loads(json.dumps(asdict(answer)))
+        assert answer.waiting == job.counts[TrialState.PENDING]
+        assert answer.summary
+        known = {each.device_id for each in (*answer.phones, *answer.nearest)}
+        assert not answer.waiting or known == {place for place in self.state.devices if self.known(place)}
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 40.0, 400.0]))
     def pass_time(self, seconds):
@@ -188,7 +277,21 @@ class Histories(RuleBasedStateMachine):
         if place in self.state.devices and self.state.devices[place].connected:
             self.apply(DeviceStateChanged(self.now, place, state))
 
+    @rule(place=st.sampled_from(PLACES), tags=st.sampled_from([(), ("bench",), ("bench", "loud")]))
+    def tag(self, place, tags):
+        if self.known(place):
+            self.apply(DeviceTagged(self.now, place, tags))
+
     # Phones
+
+    @rule(
+        place=st.sampled_from(PLACES),
+        celsius=st.none() | st.floats(20, 60),
+        battery=st.none() | st.floats(0, 1),
+    )
+    def feel(self, place, celsius, battery):
+        if place in self.state.devices:
+            self.apply(DeviceConditions(self.now, place, Conditions(celsius, battery)))
 
     @rule(place=st.sampled_from(PLACES))
     def swap(self, place):
@@ -339,10 +442,13 @@ class Histories(RuleBasedStateMachine):
         for place in PLACES:
             self.plug_in(place)
             self.operate(place, "release")
-            self.pause_or_go_on(place, DeviceState.READY)
+            self.tag(place, ("bench",))
+        self.cancel_what_has_lost_its_phone()
         for _ in range(40 + 20 * len(self.state.trials)):
             if not any(job.open for job in self.state.jobs.values()):
                 return
+            for place in PLACES:
+                self.feel(place, 25.0, 1.0)
             self.schedule()
             for place in PLACES:
                 while self.commands[place]:
@@ -356,6 +462,13 @@ class Histories(RuleBasedStateMachine):
             if upcoming is not None:
                 self.pass_time(max(0.0, upcoming - self.now))
         raise AssertionError("trials are stuck")
+
+    def cancel_what_has_lost_its_phone(self):
+        """Trials that belong on one phone wait for it for ever once another one is at its place."""
+        for job in list(self.state.jobs.values()):
+            for home in job.homes.values():
+                if self.state.devices[home.device_id].measurement_epoch != home.measurement_epoch:
+                    self.apply(JobCancelled(self.now, job.job_id))
 
     def compare_with_the_store(self):
         with tempfile.TemporaryDirectory() as folder:

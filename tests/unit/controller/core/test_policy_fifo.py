@@ -1,7 +1,7 @@
 import pytest
 
 from mobifarm.controller.core.events import DeviceState
-from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
 
 
@@ -57,7 +57,6 @@ def test_a_retried_trial_keeps_its_place_in_the_queue(shelf):
     "make_busy",
     [
         lambda farm: farm.lost("p1"),
-        lambda farm: farm.change("p1", DeviceState.COOLING),
         lambda farm: farm.change("p1", DeviceState.QUARANTINED, "odd", "look"),
         lambda farm: farm.lease("a1", "job/1", "p1"),
     ],
