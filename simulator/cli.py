@@ -41,7 +41,8 @@ def run(
         str, typer.Option(help="Give all phones this serial number. [default: each its own]")
     ] = "",
     usb: Annotated[
-        bool, typer.Option("--usb", help="Be devices on USB instead (root, and controllers such as dummy_hcd).")
+        bool,
+        typer.Option("--usb", help="Be devices on USB (needs root and device controllers)."),
     ] = False,
     as_json: _Json = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,

@@ -44,8 +44,8 @@ class PhoneError(Exception):
 @dataclass(frozen=True, slots=True)
 class PhoneSettings:
     """``port`` 0 takes a free one; it then stays the phone's port for its whole life. ``processors`` of the
-    computer are all that the phone's processes may use. ``usb_controller``: of this machine, makes the phone a
-    device on USB instead; "" for a phone on TCP."""
+    computer are all that the phone's processes may use. ``usb_controller`` of this machine makes the phone a
+    device on USB; "" is for one on TCP."""
 
     name: str
     serial: str

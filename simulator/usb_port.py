@@ -1,8 +1,8 @@
 """A phone's cable as USB: a device of this kernel with Android's ADB interface, through FunctionFS.
 
-Needs root, configfs, the kernel's ``usb_f_fs`` and a device controller: that of a board with a USB device port,
-or the kernel's ``dummy_hcd``, whose devices appear on this machine's own bus. Each cable that is plugged in
-makes the device anew and each that is pulled removes it, so nothing is left between the two.
+Needs root, configfs, the kernel's ``usb_f_fs`` and a device controller: that of a board with a USB device
+port, or the kernel's ``dummy_hcd``, whose devices appear on this machine's own bus. Plugging in makes the
+device anew and unplugging removes it, so nothing is left between the two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from typing import Final
 
 from mobifarm.simulator.adbd.packets import HEADER_SIZE, ProtocolError, decode_header
 from mobifarm.simulator.tcp_port import PortError
-from mobifarm.simulator.usb_descriptors import PRODUCT_ID, VENDOR_ID, Event, descriptors, parse_events, strings
+from mobifarm.simulator.usb_descriptors import (
+    PRODUCT_ID,
+    VENDOR_ID,
+    Event,
+    descriptors,
+    parse_events,
+    strings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +188,7 @@ class UsbPort:
             session.end()
 
     def _replug(self, session: _Session) -> None:
-        """The phone cut the link: USB has no word for that, so it leaves the bus and comes back, as Android."""
+        """The phone cut the link. USB has no word for that: like Android's, it leaves the bus and returns."""
         if session is self._session:
             self.close()
             self.open()
