@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -31,10 +32,11 @@ from mobifarm.controller.core.events import (
     DeviceState,
     DeviceStateChanged,
 )
+from mobifarm.controller.errors import LinkLost
 from mobifarm.controller.host.phones import HostConfiguration, PhoneHost
 from mobifarm.controller.host.reports import AttemptProgress, DiscoveryNotice, PhoneSeen
 from mobifarm.controller.transport.direct import DirectTransport, connect_direct
-from mobifarm.controller.transport.usb import ADB_SERVER_PORT, list_usb
+from mobifarm.controller.transport.usb import ADB_SERVER_PORT, UsbPhone, UsbWire, list_usb
 from mobifarm.simulator.control import PhoneControl
 from mobifarm.simulator.virtual_phones import VirtualPhones
 
@@ -77,13 +79,14 @@ class Tour:
         self.serial = phones.phones[0].serial
         self.sandboxed = phones.phones[0].sandboxed
         self.control: PhoneControl = phones.control()
+        self.second: PhoneControl = phones.control(1)
         self.host = host
         self.key = key
         self.reports = Reports(host)
         self.address = ""
 
     async def switch(self, command: str) -> float:
-        """Work one of the phone's switches; how long ago it was worked is counted from what this returns."""
+        """Work one of the phone's switches; returns when that began."""
         began = time.monotonic()
         await asyncio.to_thread(self.control.request, command)
         return began
@@ -163,6 +166,53 @@ def _push_and_pull(tour: Tour) -> Facts:
     return {"sizes": list(SIZES)}
 
 
+async def phone_that_hangs_up_comes_back(tour: Tour) -> Facts:
+    """Bytes that are not ADB end the link from the phone's side: it leaves the bus and returns to it."""
+    await tour.host.detach(tour.address)
+    wire = await asyncio.to_thread(UsbWire, tour.address.removeprefix("usb:"))
+    try:
+        await asyncio.to_thread(wire.write, b"this is no packet of ADB", b"")
+        wire.set_read_timeout(WAIT_S)
+        try:
+            raise AssertionError(f"the phone answered {await asyncio.to_thread(wire.read_exactly, 1)!r}")
+        except LinkLost as error:
+            reason = str(error)
+    finally:
+        wire.close()
+    assert "in time" not in reason, reason
+    await tour.reports.next(PhoneSeen)
+    tour.host.attach(tour.address, tour.address)
+    await tour.ready()
+    return {"reason": reason}
+
+
+async def two_phones_share_a_serial_number(tour: Tour) -> Facts:
+    """The place on the bus tells them apart; the first one's session does not notice."""
+    lost_before = sum(isinstance(report, DeviceLost) for report in tour.reports.seen)
+    await asyncio.to_thread(tour.second.request, "plug")
+    seen = await tour.reports.next(PhoneSeen)
+    assert seen.address != tour.address
+    listed = {phone.address: phone.serial for phone in list_usb().phones}
+    assert listed == {tour.address: tour.serial, seen.address: tour.serial}
+
+    def accept() -> None:
+        threading.Thread(target=tour.second.request, args=("authorise",)).start()
+
+    def connect() -> str:
+        link = connect_direct(seen.address, key_path=tour.key, timeout_s=60.0, on_authorisation=accept)
+        try:
+            return link.shell("getprop ro.serialno; ls /data/local/tmp", timeout_s=WAIT_S).stdout
+        finally:
+            link.close()
+
+    # The first phone has the farm's folder there, this one is new.
+    assert await asyncio.to_thread(connect) == f"{tour.serial}\n"
+    await asyncio.to_thread(tour.second.request, "unplug")
+    assert list_usb().phones == (UsbPhone(tour.address.removeprefix("usb:"), tour.serial),)
+    assert sum(isinstance(report, DeviceLost) for report in tour.reports.seen) == lost_before
+    return {"places": sorted(listed)}
+
+
 async def cable_is_pulled_in_the_middle_of_an_edit(tour: Tour) -> Facts:
     """The farm notices at once, and the edit goes on on the phone."""
     tour.host.dispatch(tour.address, "attempt-1", 1, tour.plan["payload"])
@@ -228,6 +278,8 @@ CHECKS: tuple[Callable[[Tour], Awaitable[Facts]], ...] = (
     person_accepts_the_key,
     agent_answers_through_the_tunnel,
     files_arrive_whole,
+    phone_that_hangs_up_comes_back,
+    two_phones_share_a_serial_number,
     cable_is_pulled_in_the_middle_of_an_edit,
     result_is_taken_over,
     foreign_adb_server_is_named_and_left_alone,
@@ -245,8 +297,10 @@ async def run_checks(plan: Facts, results: Path) -> bool:
 
     scratch = Path(tempfile.mkdtemp(prefix="usb-"))
     home = Path(plan["phones"])
-    with VirtualPhones(1, profiles=["pixel-8"], home=home, usb=True, authorisation="ask") as phones:
-        phones.control().unplug()
+    phones = VirtualPhones(2, ["pixel-8"], home=home, usb=True, authorisation="ask", serial=plan["serial"])
+    with phones:
+        phones.control(0).unplug()
+        phones.control(1).unplug()
         key = scratch / "adbkey"
         host = PhoneHost(HostConfiguration("guest", key, scratch, scratch / "computer", usb=True))
         tour = Tour(plan, phones, host, key)

@@ -83,41 +83,51 @@ def check_memory() -> None:
 def ensure_kernel(cache: Path) -> Path:
     """A folder with ``vmlinuz``, ``modules`` and their ``order``, made from Debian's package once.
 
-    apt compares the package with the hash in Debian's signed lists. Raises :class:`UnavailableError`.
+    apt compares the package with the hash in Debian's signed lists. Where none can be had, the last one that
+    was made will do. Raises :class:`UnavailableError`.
     """
     kernels = cache / "kernels"
-    package = _newest_package()
-    if package is None:
-        made = sorted(kernels.glob("linux-image-*/order"), key=lambda path: path.stat().st_mtime)
-        if made:
-            return made[-1].parent
-        raise UnavailableError(f"apt knows no package {META_PACKAGE}; `apt-get update` fetches its lists")
-    name, file_name = package
-    folder = kernels / file_name.removesuffix(".deb")
-    if (folder / "order").exists():
-        return folder
-    scratch = kernels / f".new-{folder.name}"
+    kernels.mkdir(parents=True, exist_ok=True)
+    with (kernels / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = {path.parent.name: path.parent for path in kernels.glob("linux-image-*/order")}
+        try:
+            name, file_name = _newest_package()
+            wanted = file_name.removesuffix(".deb")
+            if wanted not in made:
+                _make_kernel(name, kernels / wanted)
+                for old in made.values():
+                    shutil.rmtree(old)
+            return kernels / wanted
+        except UnavailableError:
+            if made:
+                return next(iter(made.values()))
+            raise
+
+
+def _make_kernel(package: str, folder: Path) -> None:
+    scratch = folder.with_name(f".new-{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        _download(name, scratch)
+        _download(package, scratch)
         _run(["dpkg-deb", "-x", str(next(scratch.glob("*.deb"))), str(scratch / "all")], scratch)
         _pick(scratch / "all", scratch / "picked")
         (scratch / "picked").rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return folder
 
 
-def _newest_package() -> tuple[str, str] | None:
+def _newest_package() -> tuple[str, str]:
     """The kernel's package that the meta-package names now, and the name of its file."""
-    if not shutil.which("apt-cache"):
-        return None
+    if not shutil.which("apt-get"):
+        raise UnavailableError("the kernel comes from Debian's packages, and there is no apt-get here")
     shown = _output(["apt-cache", "show", "--no-all-versions", META_PACKAGE])
-    if not (match := re.search(r"^Depends:.*?\b(linux-image-\d[\w.+-]*)", shown, re.MULTILINE)):
-        return None
-    uri = _output(["apt-get", "download", "--print-uris", match[1]])
-    return (match[1], uri.split()[1]) if len(uri.split()) >= 2 else None
+    if match := re.search(r"^Depends:.*?\b(linux-image-\d[\w.+-]*)", shown, re.MULTILINE):
+        uri = _output(["apt-get", "download", "--print-uris", match[1]]).split()
+        if len(uri) >= 2:
+            return match[1], uri[1]
+    raise UnavailableError(f"apt knows no package {META_PACKAGE}; `apt-get update` fetches its lists")
 
 
 def _output(command: list[str]) -> str:
@@ -224,8 +234,9 @@ def write_job(command: list[str], share: Path) -> None:
 {shlex.join(command)} </dev/null >/run/share/output.log 2>&1
 echo $? >/run/share/status
 sync
-# The end of the first process ends the machine, too.
+# The first process must not end before the machine does.
 echo o >/proc/sysrq-trigger
+exec sleep 60
 """
     )
 
@@ -259,15 +270,13 @@ def run(command: list[str], share: Path | None) -> int:
     """See the module's description; ``share`` None only checks."""
     try:
         tools = find_tools()
-        cache = cache_directory()
-        (cache / "kernels").mkdir(parents=True, exist_ok=True)
-        with (cache / "kernels" / ".lock").open("w") as lock:
+        kernel = ensure_kernel(cache_directory())
+        check_memory()
+        if share is None:
+            return 0
+        with (kernel / ".running").open("w") as lock:
             # One at a time: two emulated machines would each take twice as long.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            kernel = ensure_kernel(cache)
-            check_memory()
-            if share is None:
-                return 0
             initramfs = make_initramfs(kernel, tools["busybox"], share)
             write_job(command, share)
             began = time.monotonic()

@@ -1,5 +1,5 @@
-"""What a session does between a socket and two endpoints; pairs of sockets that keep messages apart stand in for
-the endpoints, one message a transfer. The rest needs a kernel with a USB device: tests/usb."""
+"""What a session does between a socket and two endpoints. Pairs of sockets that keep messages apart stand in
+for the endpoints, one message a transfer. The rest needs a kernel with a USB device: tests/usb."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ One run of the machine makes all checks (checks.py); each test here reads the re
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ HERE = Path(__file__).parent
 # machine.py stops the guest long before; the download of the kernel counts, too.
 DEADLINE_S = 1700
 UNAVAILABLE = 77
+SERIAL = "VPUSB0000001"
 
 pytestmark = [pytest.mark.usb, pytest.mark.timeout(DEADLINE_S + 100)]
 
@@ -39,7 +41,7 @@ def prepare(folder: Path, bundle: Path) -> dict[str, Any]:
     Emulated, unpacking alone would take minutes; that installing works is shown elsewhere.
     """
     found = bundle_named(str(bundle))
-    with VirtualPhones(1, profiles=["pixel-8"], home=folder / "phones") as phones:
+    with VirtualPhones(1, ["pixel-8"], home=folder / "phones", serial=SERIAL) as phones:
         key = folder / "another-adbkey"
         link = connect_direct(phones.phones[0].address, key_path=key)
         provisioned = provision(link, cache=cache_directory(), bundles={})
@@ -56,7 +58,7 @@ def prepare(folder: Path, bundle: Path) -> dict[str, Any]:
     )
     record = EditRecord("ann", "Ann", "Ann likes", "tea", "coffee")
     (trial,) = plan(spec, [record], bundle_hash=found.hash)
-    return {"phones": str(folder / "phones"), "payload": dict(trial.payload)}
+    return {"phones": str(folder / "phones"), "serial": SERIAL, "payload": dict(trial.payload)}
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +89,21 @@ def _tail(path: Path) -> str:
     return path.read_text(errors="replace")[-4000:] if path.exists() else ""
 
 
+def test_it_says_what_is_missing(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    asked = subprocess.run(
+        [sys.executable, str(HERE / "machine.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
+    assert asked.returncode == UNAVAILABLE
+    assert "qemu-system-x86" in asked.stderr
+    assert "`make usb` installs" in asked.stderr
+
+
 @pytest.mark.parametrize(
     "check",
     [
@@ -94,6 +111,8 @@ def _tail(path: Path) -> str:
         "person_accepts_the_key",
         "agent_answers_through_the_tunnel",
         "files_arrive_whole",
+        "phone_that_hangs_up_comes_back",
+        "two_phones_share_a_serial_number",
         "cable_is_pulled_in_the_middle_of_an_edit",
         "result_is_taken_over",
         "foreign_adb_server_is_named_and_left_alone",
