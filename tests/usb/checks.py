@@ -45,8 +45,24 @@ Facts = dict[str, Any]
 
 WAIT_S = 240.0
 FOLDER = "/data/local/tmp"
-# Around the edges of a USB packet (512) and of a transfer (16384): each kind of end of a transfer.
-SIZES = (0, 1, 24, 488, 511, 512, 513, 1024, 16_383, 16_384, 16_385, 65_536, 1_000_003)
+# A small push is one ADB packet: the file, its path and mode, and three headers. These packets end at and
+# around the edges of USB's packets (512) and transfers (16384): each needs another kind of end.
+PUSHED = f"{FOLDER}/file"
+OVERHEAD = 3 * 8 + len(f"{PUSHED},33188")
+EDGES = (511, 512, 513, 1024, 16_383, 16_384, 16_385, 65_536)
+SIZES = (0, 1, *(edge - OVERHEAD for edge in EDGES), *EDGES, 1_000_003)
+# A host that reads what a phone says without end; it is killed in the middle of that.
+READER = """
+import sys
+from pathlib import Path
+from mobifarm.controller.transport.direct import connect_direct
+link = connect_direct(sys.argv[1], key_path=Path(sys.argv[2]), timeout_s=60.0)
+stream = link._mux.open("shell,v2,raw:yes", 60.0)
+stream.read(60.0)
+print("reading", flush=True)
+while stream.read(60.0):
+    pass
+"""
 
 
 class Reports:
@@ -156,14 +172,37 @@ def _push_and_pull(tour: Tour) -> Facts:
     try:
         for size in SIZES:
             content = os.urandom(size)
-            link.push_bytes(content, f"{FOLDER}/file-{size}", timeout_s=WAIT_S)
-            assert link.pull_bytes(f"{FOLDER}/file-{size}", timeout_s=WAIT_S) == content, size
-        counted = link.shell(f"cat {FOLDER}/file-* | wc -c; rm {FOLDER}/file-*", timeout_s=WAIT_S)
-        assert counted.stdout.strip() == str(sum(SIZES))
+            link.push_bytes(content, PUSHED, timeout_s=WAIT_S)
+            assert link.pull_bytes(PUSHED, timeout_s=WAIT_S) == content, size
+        counted = link.shell(f"wc -c <{PUSHED} && rm {PUSHED}", timeout_s=WAIT_S)
+        assert counted.stdout.strip() == str(SIZES[-1])
     finally:
         link.close()
     assert not asked, "the phone asked again for a key that it had accepted"
     return {"sizes": list(SIZES)}
+
+
+async def host_that_was_killed_leaves_nothing_behind(tour: Tour) -> Facts:
+    """USB has no word for a host's end: what the phone still says to the dead one must not reach the next."""
+    await tour.host.detach(tour.address)
+    await asyncio.to_thread(_kill_and_connect, tour)
+    tour.host.attach(tour.address, tour.address)
+    await tour.ready()
+    return {}
+
+
+def _kill_and_connect(tour: Tour) -> None:
+    command = [sys.executable, "-c", READER, tour.address, str(tour.key)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        said = reader.stdout.readline()
+        reader.kill()
+    assert said == "reading\n"
+    link = connect_direct(tour.address, key_path=tour.key, timeout_s=60.0)
+    try:
+        assert link.shell("echo back", timeout_s=WAIT_S).stdout == "back\n"
+    finally:
+        link.close()
 
 
 async def phone_that_hangs_up_comes_back(tour: Tour) -> Facts:
@@ -174,7 +213,8 @@ async def phone_that_hangs_up_comes_back(tour: Tour) -> Facts:
         await asyncio.to_thread(wire.write, b"this is no packet of ADB", b"")
         wire.set_read_timeout(WAIT_S)
         try:
-            raise AssertionError(f"the phone answered {await asyncio.to_thread(wire.read_exactly, 1)!r}")
+            # More than the phone will ever say: what it sent before is no answer.
+            raise AssertionError(f"it said {await asyncio.to_thread(wire.read_exactly, 1 << 20)!r}")
         except LinkLost as error:
             reason = str(error)
     finally:
@@ -278,6 +318,7 @@ CHECKS: tuple[Callable[[Tour], Awaitable[Facts]], ...] = (
     person_accepts_the_key,
     agent_answers_through_the_tunnel,
     files_arrive_whole,
+    host_that_was_killed_leaves_nothing_behind,
     phone_that_hangs_up_comes_back,
     two_phones_share_a_serial_number,
     cable_is_pulled_in_the_middle_of_an_edit,

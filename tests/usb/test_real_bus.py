@@ -111,6 +111,7 @@ def test_it_says_what_is_missing(tmp_path: Path) -> None:
         "person_accepts_the_key",
         "agent_answers_through_the_tunnel",
         "files_arrive_whole",
+        "host_that_was_killed_leaves_nothing_behind",
         "phone_that_hangs_up_comes_back",
         "two_phones_share_a_serial_number",
         "cable_is_pulled_in_the_middle_of_an_edit",
