@@ -14,7 +14,7 @@ demo: setup ## three virtual phones, a real model, a real evaluation, a pulled c
 test: setup ## the whole test suite
 	$(BIN)/python -m pytest
 
-usb: setup ## the tests on real USB, in an emulated machine; installs what they need (about 150 MB) first
+usb: setup ## the tests on real USB, in an emulated machine; installs what they need (about 100 MB) first
 	@scripts/setup_usb.sh
 	$(BIN)/python -m pytest tests/usb
 
