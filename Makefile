@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; both set up what is missing.
 BIN := .venv/bin
-.PHONY: help setup demo test check bench lint types imports clean
+.PHONY: help setup demo test usb check bench lint types imports clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -13,6 +13,10 @@ demo: setup ## three virtual phones, a real model, a real evaluation, a pulled c
 
 test: setup ## the whole test suite
 	$(BIN)/python -m pytest
+
+usb: setup ## the tests on real USB, in an emulated machine; installs what they need (about 100 MB) first
+	@scripts/setup_usb.sh
+	$(BIN)/python -m pytest tests/usb
 
 check: setup lint types imports ## the fast path before a commit: lint, types, walls, unit tests
 	$(BIN)/python -m pytest tests/unit -q

@@ -40,6 +40,10 @@ def run(
     serial: Annotated[
         str, typer.Option(help="Give all phones this serial number. [default: each its own]")
     ] = "",
+    usb: Annotated[
+        bool,
+        typer.Option("--usb", help="Be devices on USB (needs root and device controllers)."),
+    ] = False,
     as_json: _Json = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
@@ -69,6 +73,7 @@ def run(
         unsandboxed=unsandboxed,
         authorisation=policy,
         serial=serial,
+        usb=usb,
         until_stdin_closes=until_stdin_closes,
     )
     try:

@@ -23,6 +23,7 @@ from mobifarm.simulator.profile import load_profile, profile_names, serial_of
 from mobifarm.simulator.programs import find_tools
 from mobifarm.simulator.sandbox import SandboxMachine, SandboxUnavailableError, find_bubblewrap
 from mobifarm.simulator.sensors.board import SensorBoard
+from mobifarm.simulator.usb_port import free_controllers
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,20 @@ class LaunchSettings:
     unsandboxed: bool = False
     authorisation: Authorisation = "accept"
     serial: str = ""  # of all phones; "" gives each its own
+    usb: bool = False  # phones are devices on USB, on the free controllers of this machine
     until_stdin_closes: bool = False
 
 
-def plan_phones(settings: LaunchSettings) -> list[PhoneSettings]:
-    """Names, serials and ports of the phones to run. Raises UnknownProfileError."""
+def plan_phones(settings: LaunchSettings, controllers: Sequence[str] = ()) -> list[PhoneSettings]:
+    """Names, serials and ports of the phones to run; ``controllers`` are free for phones on USB.
+
+    Raises UnknownProfileError, or PhoneError where there are too few controllers.
+    """
+    if settings.usb and len(controllers) < settings.count:
+        raise PhoneError(
+            f"{settings.count} phones on USB need as many free USB device controllers; this machine has "
+            f"{len(controllers)} (`modprobe dummy_hcd num={settings.count}` makes some)"
+        )
     profiles = list(settings.profiles) or ["pixel-8", *(n for n in profile_names() if n != "pixel-8")]
     shares = share_processors(sorted(os.sched_getaffinity(0)), settings.count)
     planned: list[PhoneSettings] = []
@@ -67,6 +77,7 @@ def plan_phones(settings: LaunchSettings) -> list[PhoneSettings]:
                 port,
                 settings.authorisation,
                 shares[index],
+                usb_controller=controllers[index] if settings.usb else "",
             )
         )
     return planned
@@ -132,7 +143,7 @@ async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord
     async with contextlib.AsyncExitStack() as stack:
         ticking = loop.create_task(_update_sensors(phones))
         stack.callback(ticking.cancel)
-        for planned in plan_phones(settings):
+        for planned in plan_phones(settings, free_controllers()):
             folders = Folders(settings.home / planned.name)
             folders.home.mkdir(exist_ok=True, mode=0o700)
             stack.enter_context(_locked(folders.home / "lock", planned.name))

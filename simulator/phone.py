@@ -20,6 +20,8 @@ from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants, is_s
 from mobifarm.simulator.machine import Folders, Machine
 from mobifarm.simulator.profile import Profile
 from mobifarm.simulator.sensors.board import SensorBoard
+from mobifarm.simulator.tcp_port import Port, PortError, TcpPort
+from mobifarm.simulator.usb_port import UsbIdentity, UsbPort
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,6 @@ _ASK_TIMEOUT_S = 30.0
 _STOPPING_CHECK_S = 0.001
 # As many hosts as one message to adbd can name.
 _KEYS_MAX = 100
-_LOOPBACK = "127.0.0.1"
 _IDENTITY = ("ro.product.name", "ro.product.model", "ro.product.device")
 
 
@@ -43,7 +44,8 @@ class PhoneError(Exception):
 @dataclass(frozen=True, slots=True)
 class PhoneSettings:
     """``port`` 0 takes a free one; it then stays the phone's port for its whole life. ``processors`` of the
-    computer are all that the phone's processes may use."""
+    computer are all that the phone's processes may use. ``usb_controller`` of this machine makes the phone a
+    device on USB; "" is for one on TCP."""
 
     name: str
     serial: str
@@ -51,6 +53,7 @@ class PhoneSettings:
     port: int
     authorisation: Authorisation
     processors: frozenset[int]
+    usb_controller: str = ""
 
 
 class Phone:
@@ -68,11 +71,10 @@ class Phone:
         self.on_cable: Callable[[], None] = lambda: None  # called when ``connectable`` changes
         self.hung = False
         self.adbd_pid = 0
-        self._port = settings.port
+        self._port = self._make_port()
         self._loop = asyncio.get_running_loop()
         self._process: asyncio.subprocess.Process | None = None
         self._channel: socket.socket | None = None
-        self._listener: socket.socket | None = None
         self._links: dict[int, socket.socket] = {}
         self._next_link = 1
         self._pending: dict[int, PublicKey] = {}
@@ -87,8 +89,8 @@ class Phone:
 
     @property
     def address(self) -> str:
-        """Where hosts find the phone: ``tcp:127.0.0.1:PORT``."""
-        return f"tcp:{_LOOPBACK}:{self._port}"
+        """Where hosts find the phone: ``tcp:127.0.0.1:PORT``, or ``usb`` where they know it by its serial."""
+        return self._port.address
 
     @property
     def powered(self) -> bool:
@@ -98,7 +100,7 @@ class Phone:
     @property
     def connectable(self) -> bool:
         """Whether its cable is in and its power on."""
-        return self._listener is not None
+        return self._port.is_open
 
     def status(self) -> dict[str, Any]:
         """What the control socket tells."""
@@ -125,24 +127,24 @@ class Phone:
             await self._forget_process()
             await self._start()
             if self.plugged:
-                self._listen()
+                self._open_port()
 
     async def power_off(self) -> None:
         """Kill every process of the phone; its files stay."""
         async with self._switching:
-            self._stop_listening()
+            self._close_port()
             await self._stop()
 
     def plug(self) -> None:
         """Connect the cable: listen on the phone's port again."""
         self.plugged = True
         if self.powered:
-            self._listen()
+            self._open_port()
 
     def unplug(self) -> None:
         """Pull the cable: cut every link and listen no more. The phone runs on."""
         self.plugged = False
-        self._stop_listening()
+        self._close_port()
         for number in list(self._links):
             self._cut(number)
 
@@ -295,42 +297,32 @@ class Phone:
 
     # -- cable --------------------------------
 
-    def _listen(self) -> None:
-        if self._listener is not None:
+    def _make_port(self) -> Port:
+        settings = self.settings
+        if not settings.usb_controller:
+            return TcpPort(settings.port, self._take_link)
+        properties = settings.profile.phone_properties(settings.serial)
+        identity = UsbIdentity(
+            properties["ro.product.manufacturer"], properties["ro.product.model"], settings.serial
+        )
+        return UsbPort(settings.usb_controller, identity, self.folders.home / "usb", self._take_link)
+
+    def _open_port(self) -> None:
+        if self._port.is_open:
             return
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((_LOOPBACK, self._port))
-            listener.listen(16)
-        except OSError as error:
-            listener.close()
-            raise PhoneError(
-                f"{self.settings.name} cannot listen on {_LOOPBACK}:{self._port} ({error.strerror}); "
-                "choose another --port, or 0 for a free one"
-            ) from error
-        listener.setblocking(False)
-        self._port = listener.getsockname()[1]
-        self._listener = listener
-        self._loop.add_reader(listener, self._accept_link)
+            self._port.open()
+        except PortError as error:
+            raise PhoneError(f"{self.settings.name}: {error}") from error
         self.plugs += 1
         self.on_cable()
 
-    def _stop_listening(self) -> None:
-        if self._listener is not None:
-            self._loop.remove_reader(self._listener)
-            self._listener.close()
-            self._listener = None
+    def _close_port(self) -> None:
+        if self._port.is_open:
+            self._port.close()
             self.on_cable()
 
-    def _accept_link(self) -> None:
-        if self._listener is None:
-            return
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def _take_link(self, connection: socket.socket) -> None:
         number = self._next_link
         self._next_link += 1
         if self._tell({"type": "link", "link": number}, connection.fileno()):
@@ -385,7 +377,7 @@ class Phone:
 
     def _on_crash(self) -> None:
         """adbd ended by itself: the phone is off until it is switched on again."""
-        self._stop_listening()
+        self._close_port()
         self._close_channel()
         for number in list(self._links):
             self._cut(number)

@@ -31,6 +31,7 @@ class VirtualPhones:
         unsandboxed: bool = False,
         authorisation: Authorisation = "accept",
         serial: str = "",
+        usb: bool = False,
     ) -> None:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="mobifarm-virtual-")
         self.home = home or Path(self._temporary.name if self._temporary else "")
@@ -49,6 +50,8 @@ class VirtualPhones:
         self._command += ["--authorisation", authorisation]
         if serial:
             self._command += ["--serial", serial]
+        if usb:
+            self._command.append("--usb")
         for profile in profiles:
             self._command += ["--profile", profile]
         if unsandboxed:

@@ -2,8 +2,9 @@
 
     {"address": "tcp:HOST:PORT", "plugged": true, "plugs": 1, "pid": 4711}
 
-Only ``address`` is needed. ``plugged`` false: the phone's cable is out. ``plugs`` grows whenever it is
-plugged in, so that a short unplugging is not missed. ``pid``: the announcement ends with this process.
+Only ``address`` is needed; "usb" is a phone on USB, which is found on the bus and not here. ``plugged``
+false: the phone's cable is out. ``plugs`` grows whenever it is plugged in, so that a short unplugging is not
+missed. ``pid``: the announcement ends with this process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 from mobifarm.controller.discovery.sighting import Scan, Trouble
 
 POLL_S: Final = 0.2
+ON_USB: Final = "usb"
 FILE_LIMIT_BYTES: Final = 64 * 1024
 _ADDRESS: Final = re.compile(r"tcp:[A-Za-z0-9.\-]{1,253}:(\d{1,5})")
 
@@ -49,6 +51,8 @@ class FolderWatcher:
                 trouble = trouble or Trouble(
                     f"{path} announces no phone: {announced}", "repair it or move it away"
                 )
+            elif announced["address"] == ON_USB:
+                continue
             elif announced.get("plugged", True) and _lives(announced.get("pid")):
                 phones[announced["address"]] = f"{announced.get('pid')}/{announced.get('plugs')}"
         self._read = {name: known for name, known in self._read.items() if name in names}
@@ -94,6 +98,8 @@ def _parse(data: bytes) -> dict[str, Any] | str:
     except ValueError:
         return "it is not JSON"
     address = body.get("address") if isinstance(body, dict) else None
+    if isinstance(body, dict) and address == ON_USB:
+        return body
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None or not 0 < int(match[1]) < 65536:
         return 'it needs an "address" of the form tcp:HOST:PORT'

@@ -10,10 +10,14 @@ from typing import Final, Protocol
 from mobifarm.controller.errors import AuthorisationRequired, DeviceError, LinkLost
 from mobifarm.controller.transport.packets import (
     AUTH,
+    CLSE,
     CNXN,
     MAXIMUM_PAYLOAD_BYTES,
+    OKAY,
+    OPEN,
     STLS,
     VERSION_WITHOUT_CHECKSUM,
+    WRTE,
     Packet,
     ProtocolViolationError,
     read_packet,
@@ -25,6 +29,8 @@ _AUTH_SIGNATURE: Final = 2
 _AUTH_PUBLIC_KEY: Final = 3
 _TOKEN_BYTES: Final = 20
 _FEATURES: Final = "shell_v2,cmd"
+# A USB link has no end that the phone sees: until our CNXN it goes on with the streams of who came before.
+_OF_EARLIER_LINKS: Final = frozenset((OPEN, OKAY, WRTE, CLSE))
 
 
 class Signer(Protocol):
@@ -113,6 +119,8 @@ def shake_hands(
                     f"'Allow USB debugging?' and tick 'Always allow' (no answer: {error})"
                 ) from error
             raise LinkLost(f"{name}: {error} while the link was being set up") from error
+        if packet.command in _OF_EARLIER_LINKS:
+            continue
         if packet.command == CNXN:
             wire.set_read_timeout(None)
             return parse_banner(packet)

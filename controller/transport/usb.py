@@ -20,6 +20,9 @@ ADB_SERVER_PORT: Final = 5037
 _ADB_INTERFACE: Final = (0xFF, 0x42, 0x01)
 _POLL_S: Final = 0.25
 _SEND_TIMEOUT_S: Final = 30.0
+_SILENCE_S: Final = 0.05
+_DRAIN_LIMIT_S: Final = 2.0
+_TRANSFER_BYTES: Final = 16 * 1024  # the phone's largest, and whole packets of every size
 FREE_THE_BUS: Final = (
     "run `adb kill-server` (and close Android Studio, which starts it again), "
     "or start the farm with --adb-server"
@@ -135,6 +138,7 @@ class UsbWire:
             self._packet_bytes = max(
                 endpoint.getMaxPacketSize() for endpoint in self._transport._setting.iterEndpoints()
             )
+            self._drain()
         except exceptions.UsbDeviceNotFoundError as error:
             raise DeviceError(f"no phone with USB debugging on is at {address}; check the cable") from error
         except usb1.USBErrorBusy as error:
@@ -161,6 +165,16 @@ class UsbWire:
         return HostError(
             f"{who} uses the phone at {address}", action=f"end it; if it is an adb server, {FREE_THE_BUS}"
         )
+
+    def _drain(self) -> None:
+        """Drop what the phone has sent to whoever was connected before; half a packet would garble all."""
+        until = time.monotonic() + _DRAIN_LIMIT_S
+        while time.monotonic() < until:
+            try:
+                self._transport.bulk_read(_TRANSFER_BYTES, _SILENCE_S)
+            except self._exceptions.UsbReadFailedError:
+                # Silence, or trouble that the first use of the wire will tell of.
+                return
 
     def read_exactly(self, size: int) -> bytes:
         data = bytearray()

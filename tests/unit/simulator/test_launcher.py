@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mobifarm.simulator.control import PhoneRecord
 from mobifarm.simulator.launcher import LaunchSettings, plan_phones, running_phones, share_processors
+from mobifarm.simulator.phone import PhoneError
 from mobifarm.simulator.profile import UnknownProfileError
 
 
@@ -43,6 +44,16 @@ def test_processors_are_shared_evenly(machine: int, phones: int) -> None:
 def test_named_kinds_and_free_ports(tmp_path: Path) -> None:
     planned = plan_phones(LaunchSettings(tmp_path, count=2, profiles=["oneplus-12"]))
     assert [(phone.name, phone.port) for phone in planned] == [("oneplus-12", 0), ("oneplus-12-2", 0)]
+
+
+def test_each_phone_on_usb_has_a_controller_of_its_own(tmp_path: Path) -> None:
+    planned = plan_phones(LaunchSettings(tmp_path, count=2, usb=True), ["udc.0", "udc.1", "udc.2"])
+    assert [phone.usb_controller for phone in planned] == ["udc.0", "udc.1"]
+    with pytest.raises(PhoneError, match=r"has 1 \(`modprobe dummy_hcd num=2`"):
+        plan_phones(LaunchSettings(tmp_path, count=2, usb=True), ["udc.0"])
+    assert {phone.usb_controller for phone in plan_phones(LaunchSettings(tmp_path, count=2), ["udc.0"])} == {
+        ""
+    }
 
 
 def test_unknown_kind_is_refused(tmp_path: Path) -> None:

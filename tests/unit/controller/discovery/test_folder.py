@@ -29,6 +29,12 @@ def test_an_address_is_enough(tmp_path: Path) -> None:
     assert list(FolderWatcher(tmp_path).scan().phones or {}) == [ADDRESS]
 
 
+def test_a_phone_on_usb_is_left_to_the_bus(tmp_path: Path) -> None:
+    announce(tmp_path, "a", address="usb", plugged=True, plugs=1, pid=os.getpid())
+    scan = FolderWatcher(tmp_path).scan()
+    assert (dict(scan.phones or {}), scan.trouble) == ({}, None)
+
+
 def test_unplugged_and_plugged_in_again_is_another_connection(tmp_path: Path) -> None:
     watcher = FolderWatcher(tmp_path)
     announce(tmp_path, "a", address=ADDRESS, plugged=True, plugs=1, pid=os.getpid())

@@ -67,6 +67,20 @@ def test_unknown_key_is_offered_and_the_wait_announced(wire) -> None:
     assert asked == ["asked"]
 
 
+def test_what_the_phone_still_says_on_an_earlier_link_is_left_out(wire) -> None:
+    earlier = [
+        Packet(b"WRTE", 7, 3, b"x"),
+        Packet(b"OKAY", 7, 3),
+        Packet(b"CLSE", 7, 3),
+        Packet(b"OPEN", 9, 0),
+    ]
+    wire.phone_sends(*earlier, TOKEN, *earlier, BANNER)
+    assert shake(wire, []).system == "device"
+    wire.next_packet()
+    assert wire.next_packet().command == AUTH
+    assert wire.sent_nothing_more
+
+
 def test_nobody_accepts_the_key(wire) -> None:
     wire.phone_sends(TOKEN, TOKEN)
     wire.phone_leaves("it did not answer in time")
@@ -80,7 +94,7 @@ def test_nobody_accepts_the_key(wire) -> None:
         ([], LinkLost, "while the link was being set up"),
         ([Packet(STLS, 1, 0)], DeviceError, "adb tcpip 5555"),
         ([Packet(AUTH, 1, 0, b"short")], ProtocolViolationError, "unexpected b'AUTH'"),
-        ([Packet(b"WRTE", 1, 1, b"x")], ProtocolViolationError, "unexpected b'WRTE'"),
+        ([Packet(AUTH, 9, 0, b"t" * 20)], ProtocolViolationError, "unexpected b'AUTH'"),
         ([Packet(CNXN, 0x01000001, 16, b"device::\0")], ProtocolViolationError, "only 16 bytes"),
     ],
 )

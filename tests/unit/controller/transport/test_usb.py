@@ -50,7 +50,7 @@ class Bus:
             raise self.connect_error
 
     def bulk_read(self, size: int, timeout_s: float) -> bytes:
-        item = self.reads.pop(0)
+        item = self.reads.pop(0) if self.reads else timed_out()
         if isinstance(item, Exception):
             raise item
         assert len(item) <= size
@@ -82,6 +82,17 @@ def test_reading_goes_on_after_timeouts_and_keeps_what_they_brought(bus: Bus) ->
     wire = usb.UsbWire("1-1")
     bus.reads = [timed_out(), b"he", timed_out(b"ll"), b"", b"o"]
     assert wire.read_exactly(5) == b"hello"
+
+
+def test_what_was_meant_for_somebody_before_is_dropped(bus: Bus) -> None:
+    bus.reads = [b"half a pack", b"x" * 16_384, timed_out(), b"hello"]
+    assert usb.UsbWire("1-1").read_exactly(5) == b"hello"
+
+
+def test_a_phone_that_never_falls_silent_is_not_waited_for(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usb, "_DRAIN_LIMIT_S", 0.0)
+    bus.reads = [b"more"]
+    assert usb.UsbWire("1-1").read_exactly(4) == b"more"
 
 
 def test_an_unplugged_phone_is_a_lost_link(bus: Bus) -> None:
