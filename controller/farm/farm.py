@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from mobifarm.controller.core.check import check
-from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Command, Dispatch
+from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, CheckHealth, Command, Dispatch
 from mobifarm.controller.core.due import LeaseSettings, due, next_due
 from mobifarm.controller.core.events import (
     AttemptFailed,
@@ -78,6 +78,8 @@ class HostLink(Protocol):
     async def cancel(self, device_id: str, attempt_id: str) -> None: ...
 
     async def acknowledge(self, device_id: str, attempt_id: str) -> None: ...
+
+    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None: ...
 
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         """See :func:`mobifarm.controller.host.edits.carry_out`."""
@@ -349,6 +351,10 @@ class Farm:
                         await self._host.cancel(command.device_id, command.attempt_id)
                     case Acknowledge():
                         await self._host.acknowledge(command.device_id, command.attempt_id)
+                    case CheckHealth():
+                        await self._host.check_health(
+                            command.device_id, command.check_id, command.fencing_token
+                        )
             except HostError as error:
                 logger.warning("%s", error)
 

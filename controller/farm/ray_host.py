@@ -41,6 +41,9 @@ class RayHost:
     async def acknowledge(self, device_id: str, attempt_id: str) -> None:
         await self._call("acknowledge", device_id, attempt_id)
 
+    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
+        await self._call("check_health", device_id, check_id, fencing_token)
+
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         answer: Mapping[str, Any] | FarmError = await self._call("edits", device_id, request)
         if isinstance(answer, FarmError):

@@ -47,6 +47,9 @@ class HostActor:
     async def acknowledge(self, device_id: str, attempt_id: str) -> None:
         self._host().acknowledge(device_id, attempt_id)
 
+    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
+        self._host().check_health(device_id, check_id, fencing_token)
+
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any] | FarmError:
         """An error is returned: Ray would wrap one that is raised into a traceback of this process."""
         try:

@@ -10,7 +10,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -78,6 +78,14 @@ class Computer:
         if (code := self._process.poll()) is not None:
             raise DeviceError(f"the computer's agent ended with exit code {code}")
         await self._connection.check_health(timeout_s)
+
+    async def stored_bundles(self) -> Sequence[str]:
+        """None: bundles are links here, and the methods of a phone's health check are none of its own."""
+        return ()
+
+    async def remove_bundle(self, bundle_hash: str) -> None:
+        """Remove the link."""
+        (self._home / "bundles" / bundle_hash).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """End the process."""

@@ -22,6 +22,7 @@ from mobifarm.controller.host.buffer import ReportBuffer
 from mobifarm.controller.host.computer import ComputerConnector
 from mobifarm.controller.host.connection import Connector
 from mobifarm.controller.host.edits import EditsRequest
+from mobifarm.controller.host.mending import Mender
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
 from mobifarm.controller.transport.adb_server import AdbServer
@@ -39,6 +40,7 @@ class HostConfiguration:
     ``scratch`` is a short folder (mode 0700) for sockets, ``computer`` that of the agent on this machine.
     ``usb``: look for phones on USB. ``announcements``: folder in which phones on TCP are announced, or None.
     ``adb_server``: (host, port) of the adb server that owns the phones; None talks to them directly.
+    ``allow_reboot``: a phone in trouble that nothing else helps may be rebooted.
     """
 
     name: str
@@ -48,6 +50,7 @@ class HostConfiguration:
     usb: bool = False
     announcements: Path | None = None
     adb_server: tuple[str, int] | None = None
+    allow_reboot: bool = False
 
 
 class PhoneHost:
@@ -78,11 +81,20 @@ class PhoneHost:
                 bundle_folder=_bundle_folder,
                 emit=self._reports.put,
                 clock=time.time,
+                mend=None if address == COMPUTER else self._mender(address),
             )
             if address in self._seen_at:
                 self._sessions[device_id].plugged(self._seen_at[address])
             elif self._discovery.is_absent(address):
                 self._sessions[device_id].unplugged(NOT_PLUGGED_IN)
+
+    def _mender(self, address: str) -> Mender:
+        return Mender(
+            address,
+            self._threads,
+            open_link=lambda: self._connect_phone.open_briefly(address),
+            allow_reboot=self._configuration.allow_reboot,
+        )
 
     async def detach(self, device_id: str) -> None:
         if session := self._sessions.pop(device_id, None):
@@ -98,6 +110,9 @@ class PhoneHost:
 
     def acknowledge(self, device_id: str, attempt_id: str) -> None:
         self._session(device_id).acknowledge(attempt_id)
+
+    def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
+        self._session(device_id).check_health(check_id, fencing_token)
 
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         return await self._session(device_id).edits(request)
