@@ -80,10 +80,12 @@ class Phone:
             "ready": self._on_ready,
             "key_offered": self._on_key_offered,
             "link_closed": self._on_link_closed,
+            "reboot": self._on_reboot,
         }
         self._asked = asyncio.Event()
         self._ready = asyncio.Event()
         self._switching = asyncio.Lock()
+        self._reboot: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -132,6 +134,11 @@ class Phone:
         async with self._switching:
             self._stop_listening()
             await self._stop()
+
+    async def reboot(self) -> None:
+        """Switch off and on again."""
+        await self.power_off()
+        await self.power_on()
 
     def plug(self) -> None:
         """Connect the cable: listen on the phone's port again."""
@@ -382,6 +389,10 @@ class Phone:
         self._pending.pop(message["link"], None)
         if not self._pending:
             self._asked.clear()
+
+    def _on_reboot(self, message: dict[str, Any]) -> None:
+        if self._reboot is None or self._reboot.done():
+            self._reboot = self._loop.create_task(self.reboot())
 
     def _on_crash(self) -> None:
         """adbd ended by itself: the phone is off until it is switched on again."""

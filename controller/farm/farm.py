@@ -37,6 +37,7 @@ from mobifarm.controller.core.policies.base import Policy
 from mobifarm.controller.core.policies.round import Matches
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay, step
+from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import Bug, HostError
 from mobifarm.controller.farm.live import LiveView
 from mobifarm.controller.host.edits import EditsRequest
@@ -49,6 +50,7 @@ from mobifarm.controller.host.reports import (
     Report,
     TransferProgress,
 )
+from mobifarm.controller.provisioning.removal import Removal
 from mobifarm.controller.store.protocol import Store
 from mobifarm.workloads.passport import passport
 
@@ -84,6 +86,10 @@ class HostLink(Protocol):
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         """See :func:`mobifarm.controller.host.edits.carry_out`."""
         ...
+
+    async def examine(self, device_id: str) -> list[Finding]: ...
+
+    async def clean(self, address: str, keep_edits: bool) -> Removal: ...
 
     async def reports(self) -> Sequence[Report]:
         """Wait for reports. Raises HostForgot when the host has forgotten its phones."""
@@ -226,6 +232,14 @@ class Farm:
             UserError, DeviceError, HostError: nothing was changed.
         """
         return await self._host.edits(device_id, request)
+
+    async def examine(self, device_id: str) -> list[Finding]:
+        """Probe what a phone can do. Raises UserError, DeviceError, HostError."""
+        return await self._host.examine(device_id)
+
+    async def clean(self, address: str, keep_edits: bool) -> Removal:
+        """Take what the farm left off a phone that is detached. Raises DeviceError, HostError."""
+        return await self._host.clean(address, keep_edits)
 
     async def _attach_all(self) -> None:
         for device in list(self.state.devices.values()):

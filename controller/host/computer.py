@@ -16,7 +16,8 @@ from typing import Final
 
 from mobifarm.controller.core.events import DeviceState
 from mobifarm.controller.core.selector import COMPUTER
-from mobifarm.controller.errors import DeviceError, HostError
+from mobifarm.controller.doctor.finding import Finding
+from mobifarm.controller.errors import DeviceError, HostError, UserError
 from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_here
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
@@ -82,6 +83,10 @@ class Computer:
     async def stored_bundles(self) -> Sequence[str]:
         """None: bundles are links here, and the methods of a phone's health check are none of its own."""
         return ()
+
+    async def examine(self) -> list[Finding]:
+        """Not here: `mobifarm doctor` looks at its own computer itself."""
+        raise UserError("the farm's computer is no phone; `mobifarm doctor` without a name examines it")
 
     async def remove_bundle(self, bundle_hash: str) -> None:
         """Remove the link."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from mobifarm.controller.core.events import DeviceState
+from mobifarm.controller.doctor.finding import Finding
+from mobifarm.controller.doctor.phone import examine
 from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_agent
 from mobifarm.controller.provisioning.install import bundles_by_size, install_bundle, remove_bundle
@@ -85,6 +87,10 @@ class Phone:
 
     async def remove_bundle(self, bundle_hash: str) -> None:
         await self.blocking(lambda link: remove_bundle(link, self._provisioned.home, bundle_hash))
+
+    async def examine(self) -> list[Finding]:
+        """See :func:`mobifarm.controller.doctor.phone.examine`."""
+        return await self.blocking(examine)
 
     async def blocking(self, call: Callable[[DeviceTransport], Result]) -> Result:
         """Run something that blocks over the open link, in a thread of its own."""

@@ -26,6 +26,7 @@ from mobifarm.controller.core.events import (
     Identity,
     RecoveryStep,
 )
+from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import (
     AuthorisationRequired,
     DeviceError,
@@ -66,6 +67,10 @@ class ConnectedPhone(ReachablePhone, CheckablePhone, Protocol):
 
     @property
     def execution(self) -> str: ...
+
+    async def examine(self) -> list[Finding]:
+        """Probe what it can do. Raises FarmError."""
+        ...
 
     async def close(self) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from mobifarm.controller.discovery.discovery import Discovery
 from mobifarm.controller.discovery.folder import FolderWatcher
 from mobifarm.controller.discovery.sighting import Trouble, Watcher
 from mobifarm.controller.discovery.usb import UsbWatcher
+from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import HostError, WorkloadError
 from mobifarm.controller.host.buffer import ReportBuffer
 from mobifarm.controller.host.computer import ComputerConnector
@@ -25,6 +27,7 @@ from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.mending import Mender
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
+from mobifarm.controller.provisioning.removal import Removal, remove_from_phone
 from mobifarm.controller.transport.adb_server import AdbServer
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.catalogue import find_bundle
@@ -116,6 +119,19 @@ class PhoneHost:
 
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         return await self._session(device_id).edits(request)
+
+    async def examine(self, device_id: str) -> list[Finding]:
+        """Probe what the phone can do. Raises FarmError."""
+        return await self._session(device_id).phone.examine()
+
+    async def clean(self, address: str, keep_edits: bool) -> Removal:
+        """Take what the farm left off a phone that is attached no more. Raises FarmError."""
+
+        def clean() -> Removal:
+            with contextlib.closing(self._connect_phone.open_briefly(address)) as opened:
+                return remove_from_phone(opened, keep_edits=keep_edits)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, clean)
 
     async def reports(self, after: int, timeout_s: float) -> tuple[int, list[Report]]:
         """Reports newer than number ``after``, see :class:`ReportBuffer`."""
