@@ -64,7 +64,7 @@ async def undrain_device(device_id: str, farm: Farmhouse, _: Operator) -> Device
 
 @router.post("/{device_id:path}/doctor")
 async def examine_device(device_id: str, farm: Farmhouse, _: Operator) -> JsonObject:
-    """Probe what a phone can do: ``findings``, and a profile for a virtual phone; not while it does an edit."""
+    """Probe what an idle phone can do: ``findings``, and a profile for a virtual phone."""
     return dict(await farm.requests.examine_device(device_id))
 
 

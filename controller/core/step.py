@@ -411,7 +411,8 @@ def _device_ready(state: FarmState, device: Device, event: DeviceReady) -> Comma
         device.measurement_epoch += 1
         if device.identity is not None and event.identity.serial != device.identity.serial:
             device.tags, device.thermal = (), Thermal()
-        device.quarantine, device.consecutive_failures, device.strikes = None, 0, 0
+        if device.identity is not None:  # else it is the phone that was quarantined before it was ever ready
+            device.quarantine, device.consecutive_failures, device.strikes = None, 0, 0
     device.identity, device.host, device.properties = event.identity, event.host, event.properties
     device.execution, device.agent_version = event.execution, event.agent_version
     device.methods = event.methods

@@ -200,3 +200,12 @@ def test_each_step_of_a_recovery_is_shown_in_words(leased):
         "restarting its agent (try 2): the agent does not answer",
     )
     assert leased.attempt().lost_at == at, "the lease waits from the first moment on"
+
+
+def test_a_phone_that_was_never_ready_stays_in_quarantine_when_it_is(farm):
+    farm.add("p1")
+    quarantine(farm)
+    farm.ready("p1")
+    assert farm.device().state is DeviceState.QUARANTINED
+    farm.ready("p1", serial="another")
+    assert farm.device().free
