@@ -101,7 +101,8 @@ def list_phones(home: _Home = None, as_json: _Json = False) -> None:
 def ctl(
     name: Annotated[str, typer.Argument(help="The phone's name.")],
     command: Annotated[
-        str, typer.Argument(help="status, unplug, plug, hang, resume, power-off, power-on or authorise.")
+        str,
+        typer.Argument(help="status, unplug, plug, hang, fill-disk, power-off, …; a wrong one lists all."),
     ],
     home: _Home = None,
 ) -> None:

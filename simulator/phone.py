@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from mobifarm.simulator.adbd import cable
 from mobifarm.simulator.adbd.keys import KeyFormatError, PublicKey, parse_public_key
-from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants, is_stopped
+from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants, is_stopped, read_processes
 from mobifarm.simulator.machine import Folders, Machine
 from mobifarm.simulator.profile import Profile
 from mobifarm.simulator.sensors.board import SensorBoard
@@ -165,6 +166,23 @@ class Phone:
         if self.hung:
             self._signal(signal.SIGCONT)
         self.hung = False
+
+    def fill_disk(self) -> None:
+        """Let no process of the phone, nor any that it starts, make a file longer: writing fails."""
+        self._limit_files(0)
+
+    def free_disk(self) -> None:
+        """End a full disk."""
+        self._limit_files(resource.RLIM_INFINITY)
+
+    def _limit_files(self, limit_bytes: int) -> None:
+        if not self.powered:
+            raise PhoneError(f"{self.settings.name} is powered off; use power-on first")
+        for pid in {self.adbd_pid, *descendants(read_processes(), [self.adbd_pid])}:
+            with contextlib.suppress(ProcessLookupError):
+                _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+                soft = hard if limit_bytes == resource.RLIM_INFINITY else limit_bytes
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     async def authorise(self) -> None:
         """Accept every key on the phone's screen, waiting for the first. Raises :class:`PhoneError`."""

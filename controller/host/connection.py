@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import grpc.aio
+
 from mobifarm.controller.core.events import DeviceState
 from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.doctor.phone import examine
@@ -113,11 +115,13 @@ class Connector:
         scratch: Path,
         threads: concurrent.futures.Executor,
         server: AdbServer | None = None,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
         self._adb_key = adb_key
         self._server = server
         self._scratch = scratch
         self._threads = threads
+        self._interceptors = interceptors
 
     async def __call__(
         self,
@@ -170,7 +174,7 @@ class Connector:
 
     async def _meet(self, transport: DeviceTransport, provisioned: ProvisionedPhone) -> Phone:
         endpoint: AgentEndpoint = provisioned.endpoint
-        connection = await connect_agent(transport, endpoint, self._scratch)
+        connection = await connect_agent(transport, endpoint, self._scratch, interceptors=self._interceptors)
         try:
             description = await connection.describe()
         except BaseException:

@@ -6,10 +6,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import grpc.aio
 
 from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.discovery.adb_server import AdbServerWatcher
@@ -59,14 +61,18 @@ class HostConfiguration:
 class PhoneHost:
     """Owns the phones of this machine; every phone has its own task, so that a bad one harms no other."""
 
-    def __init__(self, configuration: HostConfiguration) -> None:
+    def __init__(
+        self, configuration: HostConfiguration, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+    ) -> None:
         self._configuration = configuration
         self._reports: ReportBuffer[Report] = ReportBuffer()
         self._sessions: dict[str, PhoneSession] = {}
         # Blocking ADB calls: each phone may hold a few threads (link watch, push, shell) at a time.
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=512, thread_name_prefix="adb")
         server = AdbServer(*configuration.adb_server) if configuration.adb_server else None
-        self._connect_phone = Connector(configuration.adb_key, configuration.scratch, self._threads, server)
+        self._connect_phone = Connector(
+            configuration.adb_key, configuration.scratch, self._threads, server, interceptors
+        )
         self._connect_computer = ComputerConnector(
             configuration.name, configuration.computer, configuration.scratch, self._threads
         )
