@@ -133,10 +133,12 @@ class FarmInProcess:
         answer = await self.requests.submit(spec, [record_to_mapping(record) for record in records], "me")
         return str(answer["job_id"])
 
-    async def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """Wait for the state to become so; looked at after every event."""
+    async def until(self, condition: Callable[[], Any], what: str, *, skipping: bool = False) -> Any:
+        """Wait for the state to become so; ``skipping``: no back-off of a trial is waited for."""
         ends = time.monotonic() + DEADLINE_S
         while not (found := condition()):
+            if skipping and self.farm.state.backing_off and not self.farm.state.leases:
+                await self.skip(60)
             if time.monotonic() > ends:
                 devices = [(d.device_id, d.state, d.reason) for d in self.farm.state.devices.values()]
                 raise AssertionError(f"{what} did not happen in {DEADLINE_S} s: {devices}")
@@ -290,3 +292,10 @@ def start(tmp_path: Path, tiny_bundle_path: Path) -> Start:
             await made.close()
 
     return running
+
+
+@pytest.fixture
+def cables() -> Iterator[Callable[[str], Cable]]:
+    """Lays relays to phones; pulled out with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda target: stack.enter_context(contextlib.closing(Cable(target)))

@@ -70,14 +70,7 @@ async def test_a_full_disk_costs_no_result_and_ends_in_a_quarantine_that_a_check
             job_id = await farm.submit(4, {"step_limit": 2}, attempts=9)
             device = farm.farm.state.devices[sick]
 
-            async def pass_back_offs() -> None:
-                while device.quarantine is None:
-                    await farm.until(
-                        lambda: device.quarantine or farm.farm.state.backing_off, "a failure and its back-off"
-                    )
-                    await farm.skip(60)
-
-            await pass_back_offs()
+            await farm.until(lambda: device.quarantine, "a quarantine", skipping=True)
             assert "free space on the phone" in device.quarantine.reason
             await farm.add(well)
             await farm.done(job_id)
