@@ -94,8 +94,9 @@ def _through_the_farm(address: str, paths: FarmPaths) -> dict[str, Any] | None:
         with StoreReader(paths.database) as reader:
             device_id = next(row.device_id for row in reader.devices() if row.address == address)
         client = FarmClient(paths)
+        client.get("/api/v1/health")
     except (FarmError, StopIteration):
-        return None
+        return None  # also where a farm that was killed left its address behind
     with client:
         found: dict[str, Any] = client.post(f"/api/v1/devices/{device_id}/doctor", timeout_s=LONG_DEADLINE_S)
     return found
