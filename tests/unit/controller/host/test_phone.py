@@ -532,3 +532,31 @@ async def test_a_health_check_is_reported_once_and_ends_with_its_session(
     checked = await bench.wait_for(HealthChecked)
     assert (checked.check_id, checked.passed) == ("check-1", True)
     assert bench.count(HealthChecked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (agent_pb2.EDIT_STATUS_CONVERGED, AttemptFinished),
+        (agent_pb2.EDIT_STATUS_FAILED, AttemptFinished),
+        (agent_pb2.EDIT_STATUS_CANCELLED, AttemptFailed),
+    ],
+)
+@pytest.mark.parametrize(
+    ("base_hash", "returned", "proven"), [("h", True, True), ("h", False, False), ("", False, True)]
+)
+async def test_whether_the_base_is_proven_is_told_of_every_end(
+    benches: Callable[..., Bench],
+    status: agent_pb2.EditStatus,
+    kind: type,
+    base_hash: str,
+    returned: bool,
+    proven: bool,
+) -> None:
+    ended = result(status)
+    ended.result.execution.base_hash = base_hash
+    ended.result.execution.returned_to_base = returned
+    bench = benches(ScriptedPhone(ScriptedStub([ended])))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    assert (await bench.wait_for(kind)).base_proven is proven
