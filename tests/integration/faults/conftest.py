@@ -23,7 +23,7 @@ import pytest
 from mobifarm.controller.core.check import check
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.events import Event
-from mobifarm.controller.core.policy import FifoPolicy
+from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.state import JobState
 from mobifarm.controller.farm.farm import Farm
 from mobifarm.controller.farm.requests import FarmRequests

@@ -81,9 +81,9 @@ def test_while_trouble_lasts_rungs_only_climb_and_nothing_unallowed_is_done(
     assert [step.wait_s for step in taken] == sorted(step.wait_s for step in taken)
 
 
-@given(allowances, st.lists(troubles, min_size=1, max_size=12), st.floats(0, 1e6))
+@given(allowances, st.lists(troubles, min_size=1, max_size=12), st.integers(0, 10**6))
 def test_a_phone_that_was_well_for_long_enough_starts_at_the_bottom(
-    allowed: frozenset[Rung], kinds: list[Trouble], since: float
+    allowed: frozenset[Rung], kinds: list[Trouble], since: int
 ) -> None:
     ladder = Ladder(allowed)
     steps_of(ladder, kinds, since)
