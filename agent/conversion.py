@@ -145,15 +145,27 @@ def finished_result(attempt_id: str, job: EditJob, finished: FinishedEdit, *, ke
 
 
 def empty_result(
-    attempt_id: str, job: EditJob, status: pb.EditStatus.ValueType, message: str = ""
+    attempt_id: str,
+    job: EditJob,
+    status: pb.EditStatus.ValueType,
+    message: str = "",
+    base_proof: tuple[str, bool] | None = None,
 ) -> pb.EditResult:
-    """The result of an edit that did not run to its end: what was asked for and how it ended."""
+    """The result of an edit that did not run to its end: what was asked for and how it ended.
+
+    ``base_proof``: base_hash and returned_to_base; None where no model was touched.
+    """
+    base_hash, returned_to_base = base_proof or ("", False)
     return pb.EditResult(
         attempt_id=attempt_id,
         status=status,
         message=message,
         execution=pb.Execution(
-            bundle_hash=job.bundle_hash, method=job.method, agent_version=mobifarm.__version__
+            bundle_hash=job.bundle_hash,
+            method=job.method,
+            agent_version=mobifarm.__version__,
+            base_hash=base_hash,
+            returned_to_base=returned_to_base,
         ),
     )
 

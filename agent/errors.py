@@ -13,7 +13,12 @@ from __future__ import annotations
 
 
 class AgentError(Exception):
-    """Base of all errors that the agent raises on purpose."""
+    """Base of all errors that the agent raises on purpose.
+
+    ``base_proof``: of an error that ended an edit, base_hash and returned_to_base as in a FinishedEdit.
+    """
+
+    base_proof: tuple[str, bool] | None = None
 
 
 class InputError(AgentError):

@@ -276,12 +276,14 @@ class Execution:
             return finished_result(attempt_id, job, finished, kept=kept), None
         except _NotKept as error:
             return None, InternalError(str(error))
-        except Cancelled:
+        except Cancelled as error:
             if self._stopping:
                 return None, Stopping("the agent is stopping and the attempt is lost: send it again")
-            return empty_result(attempt_id, job, EDIT_STATUS_CANCELLED, "cancelled on request"), None
+            return empty_result(
+                attempt_id, job, EDIT_STATUS_CANCELLED, "cancelled on request", error.base_proof
+            ), None
         except InputError as error:
-            return empty_result(attempt_id, job, EDIT_STATUS_FAILED, str(error)), None
+            return empty_result(attempt_id, job, EDIT_STATUS_FAILED, str(error), error.base_proof), None
         except BundleError:
             raise
         except Exception as error:

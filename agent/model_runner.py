@@ -98,15 +98,13 @@ class ModelRunner:
                 clock=time.monotonic,
                 held=job.held,
             )
-        except (Cancelled, InputError):
+        except (Cancelled, InputError) as error:
+            error.base_proof = self._prove_base(bundle)
             raise
         except Exception:
             self._loaded = None  # whatever state it is in, the next edit starts from the files
             raise
-        base_hash, expected = bundle.base_hash(), self._base_hash
-        if base_hash != expected:
-            _log.error("the model is not what it was before the edit; it is loaded anew")
-            self._loaded = None
+        base_hash, returned_to_base = self._prove_base(bundle)
         return FinishedEdit(
             outcome=outcome,
             edit=stack.edits[-1],
@@ -114,8 +112,16 @@ class ModelRunner:
             settings_json=canonical_json(validate_settings(job.method, job.settings)),
             nodes_by_provider=bundle.placement(),
             base_hash=base_hash,
-            returned_to_base=base_hash == expected,
+            returned_to_base=returned_to_base,
         )
+
+    def _prove_base(self, bundle: Bundle) -> tuple[str, bool]:
+        """The hash over what an edit can change, and whether it is the one from before the edit."""
+        base_hash = bundle.base_hash()
+        if base_hash != self._base_hash:
+            _log.error("the model is not what it was before the edit; it is loaded anew")
+            self._loaded = None
+        return base_hash, base_hash == self._base_hash
 
     def _path(self, bundle_hash: str) -> Path:
         if not _HASH.match(bundle_hash):

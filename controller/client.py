@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 DEADLINE_S = 30.0
+LONG_DEADLINE_S = 240.0  # for what takes its time on a phone
 STREAM_SILENCE_S = 60.0  # the farm says something every 15 s
 RECONNECT_S = 1.0
 POLL_PERIOD_S = 0.5
@@ -80,11 +81,11 @@ class FarmClient:
     def text(self, path: str) -> str:
         return self._request("GET", path).text
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return self._request("POST", path, body).json()
+    def post(self, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = DEADLINE_S) -> Any:
+        return self._request("POST", path, body, timeout_s).json()
 
-    def delete(self, path: str) -> Any:
-        return self._request("DELETE", path).json()
+    def delete(self, path: str, *, timeout_s: float = DEADLINE_S) -> Any:
+        return self._request("DELETE", path, None, timeout_s).json()
 
     def lines(self, path: str) -> Iterator[str]:
         """The lines of a long answer as they come; raises as the class says, also on the way."""
@@ -100,9 +101,11 @@ class FarmClient:
         except httpx.HTTPError as error:
             raise HostError(f"the farm does not answer: {error}") from None
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = DEADLINE_S
+    ) -> httpx.Response:
         try:
-            answer = self._http.request(method, path, json=body)
+            answer = self._http.request(method, path, json=body, timeout=timeout_s)
         except httpx.ConnectError:
             raise UserError(self._absent) from None
         except httpx.HTTPError as error:

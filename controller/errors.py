@@ -50,8 +50,16 @@ class AuthorisationRequired(DeviceError):
     """The phone waits for a person to accept this farm's ADB key on its screen."""
 
 
+class NotThere(DeviceError):
+    """No phone is at the address: unplugged or switched off, which is no fault of the phone's."""
+
+
 class LinkLost(DeviceError):
     """The link to the phone went away."""
+
+
+class Silent(LinkLost):
+    """The link is open and the phone says nothing."""
 
 
 class HostError(FarmError):

@@ -29,7 +29,10 @@ def _fail(message: str) -> typer.Exit:
 def run(
     count: Annotated[int, typer.Option(min=1, max=64, help="How many phones.")] = 1,
     profile: Annotated[
-        list[str] | None, typer.Option(help="Kind of phone; repeat it to use several in turn. [default: all]")
+        list[str] | None,
+        typer.Option(
+            help="Kind of phone, or a file of `mobifarm doctor`; repeat it for several. [default: all]"
+        ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65000, help="First phone's port; 0 takes free ones.")] = 0,
     home: _Home = None,
@@ -103,7 +106,8 @@ def list_phones(home: _Home = None, as_json: _Json = False) -> None:
 def ctl(
     name: Annotated[str, typer.Argument(help="The phone's name.")],
     command: Annotated[
-        str, typer.Argument(help="status, unplug, plug, hang, resume, power-off, power-on or authorise.")
+        str,
+        typer.Argument(help="status, unplug, plug, hang, fill-disk, power-off, …; a wrong one lists all."),
     ],
     home: _Home = None,
 ) -> None:

@@ -17,7 +17,19 @@ from typing import Any
 
 from mobifarm.simulator.phone import Phone, PhoneError
 
-COMMANDS = ("status", "unplug", "plug", "hang", "resume", "power_off", "power_on", "authorise")
+COMMANDS = (
+    "status",
+    "unplug",
+    "plug",
+    "hang",
+    "resume",
+    "fill_disk",
+    "free_disk",
+    "power_off",
+    "power_on",
+    "reboot",
+    "authorise",
+)
 
 _LINE_MAX = 64 * 1024
 
@@ -151,6 +163,14 @@ class PhoneControl:
     def resume(self) -> None:
         """End a hang."""
         self.request("resume")
+
+    def fill_disk(self) -> None:
+        """From now on no file of the phone can grow."""
+        self.request("fill_disk")
+
+    def free_disk(self) -> None:
+        """End a full disk."""
+        self.request("free_disk")
 
     def power_off(self) -> None:
         """Kill all of the phone's processes."""

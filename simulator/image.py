@@ -35,7 +35,7 @@ _COMMANDS_WITHOUT_TOYBOX = (
     "uname", "uniq", "wc", "which", "xargs",
 )  # fmt: skip
 # Counts up when the layout changes, so that an older image is not taken for a new one.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 class ImageError(Exception):

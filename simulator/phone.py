@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from mobifarm.simulator.adbd import cable
 from mobifarm.simulator.adbd.keys import KeyFormatError, PublicKey, parse_public_key
-from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants, is_stopped
+from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants, is_stopped, read_processes
 from mobifarm.simulator.machine import Folders, Machine
 from mobifarm.simulator.profile import Profile
 from mobifarm.simulator.sensors.board import SensorBoard
@@ -82,10 +83,12 @@ class Phone:
             "ready": self._on_ready,
             "key_offered": self._on_key_offered,
             "link_closed": self._on_link_closed,
+            "reboot": self._on_reboot,
         }
         self._asked = asyncio.Event()
         self._ready = asyncio.Event()
         self._switching = asyncio.Lock()
+        self._reboot: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -135,6 +138,11 @@ class Phone:
             self._close_port()
             await self._stop()
 
+    async def reboot(self) -> None:
+        """Switch off and on again."""
+        await self.power_off()
+        await self.power_on()
+
     def plug(self) -> None:
         """Connect the cable: listen on the phone's port again."""
         self.plugged = True
@@ -160,6 +168,23 @@ class Phone:
         if self.hung:
             self._signal(signal.SIGCONT)
         self.hung = False
+
+    def fill_disk(self) -> None:
+        """Let no process of the phone, nor any that it starts, make a file longer: writing fails."""
+        self._limit_files(0)
+
+    def free_disk(self) -> None:
+        """End a full disk."""
+        self._limit_files(resource.RLIM_INFINITY)
+
+    def _limit_files(self, limit_bytes: int) -> None:
+        if not self.powered:
+            raise PhoneError(f"{self.settings.name} is powered off; use power-on first")
+        for pid in {self.adbd_pid, *descendants(read_processes(), [self.adbd_pid])}:
+            with contextlib.suppress(ProcessLookupError):
+                _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+                soft = hard if limit_bytes == resource.RLIM_INFINITY else limit_bytes
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     async def authorise(self) -> None:
         """Accept every key on the phone's screen, waiting for the first. Raises :class:`PhoneError`."""
@@ -374,6 +399,10 @@ class Phone:
         self._pending.pop(message["link"], None)
         if not self._pending:
             self._asked.clear()
+
+    def _on_reboot(self, message: dict[str, Any]) -> None:
+        if self._reboot is None or self._reboot.done():
+            self._reboot = self._loop.create_task(self.reboot())
 
     def _on_crash(self) -> None:
         """adbd ended by itself: the phone is off until it is switched on again."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 
 class UnknownProfileError(ValueError):
-    """No profile has this name."""
+    """No profile has this name, or the file is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,12 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read a profile. Raises :class:`UnknownProfileError`; TypeError or KeyError for a broken file."""
+    """Read a profile that comes with the program, or one that ``mobifarm doctor`` wrote (``….json``).
+
+    Raises :class:`UnknownProfileError`; TypeError or KeyError for a broken file of the program's own.
+    """
+    if name.endswith(".json"):
+        return _load_file(Path(name))
     known = profile_names()
     if name not in known:
         raise UnknownProfileError(f"no phone profile is called {name!r}; choose one of: {', '.join(known)}")
@@ -121,8 +128,31 @@ def load_profile(name: str) -> Profile:
     return parse_profile(name, json.loads(text))
 
 
+def _load_file(path: Path) -> Profile:
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem)[:40].strip("-") or "phone"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return parse_profile(name, document.get("virtual_phone", document))
+    except OSError as error:
+        raise UnknownProfileError(f"the phone profile {path} cannot be read ({error.strerror})") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnknownProfileError(
+            f"{path} is no phone profile ({error}): give a file that `mobifarm doctor` wrote"
+        ) from None
+
+
 def parse_profile(name: str, data: dict[str, Any]) -> Profile:
-    """Build a profile from its JSON form. Raises TypeError or KeyError for missing or unknown fields."""
+    """Build a profile from its JSON form.
+
+    Raises TypeError or KeyError for missing or unknown fields, ValueError for a path outside of /sys or a
+    property that cannot be one.
+    """
+    for path in data["unreadable"]:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError(f"{path[:80]!r} is no path below /sys")
+    for key, value in data["properties"].items():
+        if "=" in key or "\n" in key + value:
+            raise ValueError(f"{key[:80]!r} is no property")
     thermal = dict(data["thermal"])
     zones = tuple(ThermalZone(**zone) for zone in thermal.pop("zones"))
     fields = {

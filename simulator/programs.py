@@ -35,6 +35,14 @@ else
 fi
 """
 
+_SVC = """\
+#!{shell}
+case "${{1-}} ${{2-}}" in
+  'power reboot') kill -s USR1 "$MOBIFARM_ADBD_PID" ;;
+  *) echo "usage: svc power reboot" >&2; exit 1 ;;
+esac
+"""
+
 _ID = """\
 #!{shell}
 case "${{1-}}" in
@@ -79,11 +87,11 @@ def applet_names(toybox: Path) -> list[str]:
 def write_scripts(
     bin_directory: Path, *, shell_path: str, services: str, with_identity: bool = False
 ) -> None:
-    """Write getprop and dumpsys; the paths are as the phone sees them.
+    """Write getprop, dumpsys and svc; the paths are as the phone sees them.
 
     ``with_identity`` adds id and whoami: a phone has no /etc/passwd, from which toybox's would take names.
     """
-    scripts = {"getprop": _GETPROP, "dumpsys": _DUMPSYS}
+    scripts = {"getprop": _GETPROP, "dumpsys": _DUMPSYS, "svc": _SVC}
     if with_identity:
         scripts |= {"id": _ID, "whoami": _WHOAMI}
     for name, text in scripts.items():

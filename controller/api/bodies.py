@@ -42,6 +42,10 @@ class DeviceTags(BaseModel):
     tags: list[str]
 
 
+class Why(Body):
+    reason: Annotated[str, Field(max_length=500, description="shown to whoever looks at the phone")]
+
+
 class ImportedEdits(Body):
     exported: Annotated[str, Field(description="an exported file, in base64")]
 
@@ -83,6 +87,21 @@ class Cancelled(BaseModel):
 
 class DeviceId(BaseModel):
     device_id: str
+
+
+class DeviceState(BaseModel):
+    device_id: str
+    state: str
+
+
+class ForgottenDevice(BaseModel):
+    """What was taken off the phone and what was left on it, in words; a problem where it was away."""
+
+    device_id: str
+    removed: list[str]
+    left: list[str]
+    freed_bytes: int
+    problem: str | None = None
 
 
 class WhoAmI(BaseModel):

@@ -10,11 +10,14 @@ from mobifarm.controller.api.bodies import (
     ChangedTags,
     DeviceId,
     DeviceNow,
+    DeviceState,
     DeviceTags,
+    ForgottenDevice,
     ImportedEdits,
     JsonObject,
     NewDevice,
     UndoneEdits,
+    Why,
 )
 from mobifarm.controller.api.services import Farmhouse, Operator, Viewer
 from mobifarm.controller.core.views import device_view
@@ -36,9 +39,33 @@ async def add_device(body: NewDevice, farm: Farmhouse, _: Operator) -> DeviceId:
 
 
 @router.post("/{device_id:path}/release")
-async def release_device(device_id: str, farm: Farmhouse, _: Operator) -> DeviceId:
+async def release_device(device_id: str, farm: Farmhouse, _: Operator) -> DeviceState:
     """End a phone's quarantine."""
-    return DeviceId(**await farm.requests.release_device(device_id))
+    return DeviceState(**await farm.requests.release_device(device_id))
+
+
+@router.post("/{device_id:path}/quarantine")
+async def quarantine_device(device_id: str, body: Why, farm: Farmhouse, _: Operator) -> DeviceState:
+    """Give a phone no work until a person releases it; its running edit goes on."""
+    return DeviceState(**await farm.requests.quarantine_device(device_id, body.reason))
+
+
+@router.post("/{device_id:path}/drain")
+async def drain_device(device_id: str, body: Why, farm: Farmhouse, _: Operator) -> DeviceState:
+    """Let a phone finish what it does and give it nothing new, until undrained; the reason may be empty."""
+    return DeviceState(**await farm.requests.drain_device(device_id, body.reason))
+
+
+@router.post("/{device_id:path}/undrain")
+async def undrain_device(device_id: str, farm: Farmhouse, _: Operator) -> DeviceState:
+    """Give a drained phone work again."""
+    return DeviceState(**await farm.requests.undrain_device(device_id))
+
+
+@router.post("/{device_id:path}/doctor")
+async def examine_device(device_id: str, farm: Farmhouse, _: Operator) -> JsonObject:
+    """Probe what an idle phone can do: ``findings``, and a profile for a virtual phone."""
+    return dict(await farm.requests.examine_device(device_id))
 
 
 @router.post("/{device_id:path}/tags")
@@ -80,9 +107,11 @@ async def device(device_id: str, farm: Farmhouse, _: Viewer) -> DeviceNow:
 
 
 @router.delete("/{device_id:path}")
-async def forget_device(device_id: str, farm: Farmhouse, _: Operator) -> DeviceId:
-    """Take a phone out of the farm; its running edit is given to another one."""
-    return DeviceId(**await farm.requests.forget_device(device_id))
+async def forget_device(
+    device_id: str, farm: Farmhouse, _: Operator, keep_edits: bool = False
+) -> ForgottenDevice:
+    """Take a phone out of the farm and the farm's files off it; its running edit is given to another one."""
+    return ForgottenDevice(**await farm.requests.forget_device(device_id, keep_edits))
 
 
 def _now(farm: Farmhouse, device_id: str) -> DeviceNow:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mobifarm.controller.cli.farm import Home
 from mobifarm.controller.cli.output import ago, console, print_json, table
-from mobifarm.controller.client import FarmClient
+from mobifarm.controller.client import LONG_DEADLINE_S, FarmClient
 from mobifarm.controller.core.views import DeviceView
 from mobifarm.controller.errors import FarmError
 from mobifarm.controller.paths import FarmPaths, farm_paths
@@ -24,7 +24,7 @@ from mobifarm.workloads.plain_text import printable
 
 WATCH_PERIOD_S = 0.5
 
-app = typer.Typer(help="List the farm's phones; add, tag, release or forget one.")
+app = typer.Typer(help="List the farm's phones; add, tag, drain, quarantine, release or forget one.")
 
 
 @app.callback(invoke_without_command=True)
@@ -70,11 +70,63 @@ def release(context: typer.Context, device_id: str) -> None:
 
 
 @app.command()
-def forget(context: typer.Context, device_id: str) -> None:
-    """Take a phone out of the farm."""
+def drain(
+    context: typer.Context,
+    device_id: str,
+    reason: Annotated[str, typer.Option(help="Why, for whoever looks at the list.")] = "",
+) -> None:
+    """Let a phone finish what it does and give it nothing new, until `undrain`; restarts do not end it."""
     with FarmClient(farm_paths(context.obj)) as client:
-        client.delete(f"/api/v1/devices/{device_id}")
+        done = client.post(f"/api/v1/devices/{device_id}/drain", {"reason": reason})
+    busy = "; it finishes its edit" if done["state"] == "leased" else ""
+    typer.echo(f"drained {device_id}: it gets nothing new{busy}")
+
+
+@app.command()
+def undrain(context: typer.Context, device_id: str) -> None:
+    """Give a drained phone work again."""
+    with FarmClient(farm_paths(context.obj)) as client:
+        client.post(f"/api/v1/devices/{device_id}/undrain")
+    typer.echo(f"undrained {device_id}")
+
+
+@app.command()
+def quarantine(
+    context: typer.Context,
+    device_id: str,
+    reason: Annotated[str, typer.Option(help="Why; it is shown in the list.")],
+) -> None:
+    """Give a phone no work until a person releases it; no health check ends it."""
+    with FarmClient(farm_paths(context.obj)) as client:
+        client.post(f"/api/v1/devices/{device_id}/quarantine", {"reason": reason})
+    typer.echo(f"quarantined {device_id}; `mobifarm devices release {device_id}` ends it")
+
+
+@app.command()
+def forget(
+    context: typer.Context,
+    device_id: str,
+    keep_edits: Annotated[
+        bool, typer.Option("--keep-edits", help="Leave the edits that the phone keeps on it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Take a phone out of the farm, and what the farm left on it off the phone."""
+    query = "?keep_edits=true" if keep_edits else ""
+    with FarmClient(farm_paths(context.obj)) as client:
+        done = client.delete(f"/api/v1/devices/{device_id}{query}", timeout_s=LONG_DEADLINE_S)
+    if as_json:
+        print_json(done)
+        return
     typer.echo(f"forgot {device_id}")
+    for words in done["removed"]:
+        typer.echo(printable(f"  removed from the phone: {words}"))
+    for words in done["left"]:
+        typer.echo(printable(f"  left on the phone: {words}"))
+    if done["freed_bytes"]:
+        typer.echo(f"  freed {done['freed_bytes'] >> 20} MiB")
+    if problem := done.get("problem"):
+        typer.echo(printable(f"  the farm's files stay on the phone, it could not be cleaned: {problem}"))
 
 
 @app.command()

@@ -63,6 +63,9 @@ def up(
     policy: Annotated[
         str, typer.Option(help="Who goes first: fifo, fair-share, shortest-queue or thermal.")
     ] = "fifo",
+    allow_reboot: Annotated[
+        bool, typer.Option("--allow-reboot", help="Reboot a phone in trouble that nothing else helps.")
+    ] = False,
 ) -> None:
     """Start the farm and stay in the foreground; Ctrl-C stops it, and `up` again takes up where it was."""
     server = parse_adb_server(adb_server_at) if adb_server_at else DEFAULT_ADB_SERVER if adb_server else None
@@ -86,6 +89,7 @@ def up(
         public=public,
         settings=LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit),
         policy=policy,
+        allow_reboot=allow_reboot,
         announce=lambda url: typer.echo(f"ready {url}"),
         discovery=DiscoverySettings(usb=usb, adb_server=server),
     )

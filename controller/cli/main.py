@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 import typer
 
 from mobifarm import __version__
-from mobifarm.controller.cli import demo, devices, edits, farm, jobs, replay, tokens, why
+from mobifarm.controller.cli import demo, devices, doctor, edits, farm, jobs, replay, tokens, why
 from mobifarm.controller.errors import FarmError
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.plain_text import printable
@@ -52,6 +52,7 @@ def _assemble() -> None:
     app.add_typer(devices.app, name="devices")
     app.add_typer(edits.app, name="edits")
     app.add_typer(tokens.app, name="tokens")
+    app.command()(doctor.doctor)
     app.command()(demo.demo)
     for entry in sorted(entry_points(group="mobifarm.commands"), key=lambda entry: entry.name):
         app.add_typer(entry.load(), name=entry.name)

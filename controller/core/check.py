@@ -70,6 +70,12 @@ def _check_devices(state: FarmState) -> None:
             device.stage not in (DeviceState.LEASED, DeviceState.QUARANTINED),
             f"the stage of {device_id} is its link's",
         )
+        _require(
+            device.health_check is None or (device.connected and busy == (None, None)),
+            f"{device_id} is checked only while it is there and does nothing else",
+        )
+        waits = device.quarantine is not None and device.quarantine.next_check_at is not None
+        _require(not waits or device.strikes > 0, f"{device_id} knows how often it was quarantined")
 
 
 def _check_trial(state: FarmState, trial: Trial) -> None:

@@ -34,4 +34,13 @@ class Acknowledge:
     attempt_id: str
 
 
-Command = Dispatch | CancelAttempt | Acknowledge
+@dataclass(frozen=True, slots=True)
+class CheckHealth:
+    """Let the phone do a small known edit and report how it went."""
+
+    device_id: str
+    check_id: str
+    fencing_token: int
+
+
+Command = Dispatch | CancelAttempt | Acknowledge | CheckHealth

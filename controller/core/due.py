@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mobifarm.controller.core.events import LeaseExpired
+from mobifarm.controller.core.care import due_checks, next_check
+from mobifarm.controller.core.events import HealthChecked, HealthCheckStarted, LeaseExpired
 from mobifarm.controller.core.state import Attempt, FarmState
 
 
@@ -20,22 +21,27 @@ class LeaseSettings:
     attempt_limit_s: float = 3600.0
 
 
-def due(state: FarmState, now: float, settings: LeaseSettings) -> tuple[LeaseExpired, ...]:
-    """Leases that end now, in the order in which they were granted."""
-    return tuple(
+def due(
+    state: FarmState, now: float, settings: LeaseSettings
+) -> tuple[LeaseExpired | HealthCheckStarted | HealthChecked, ...]:
+    """Leases that end now, in the order in which they were granted; then health checks, see :mod:`.care`."""
+    expired = (
         LeaseExpired(now, lease.attempt_id, _reason(lease, state, now, settings))
         for lease in state.leases.values()
         if _ends_at(lease, settings) <= now
     )
+    return (*expired, *due_checks(state, now))
 
 
 def next_due(state: FarmState, now: float, settings: LeaseSettings) -> float | None:
-    """Unix time at which a lease ends or a trial's back-off does, so that :func:`due` or the policy has news.
+    """Unix time at which a lease, a trial's back-off or a quarantine ends, so that :func:`due` or the policy
+    has news.
 
     None where nothing is waited for. Back-offs that are over by ``now`` wait for a phone, not for time.
     """
     times = [_ends_at(lease, settings) for lease in state.leases.values()]
     times += [not_before for not_before in state.backing_off.values() if not_before > now]
+    times += next_check(state)
     return min(times, default=None)
 
 

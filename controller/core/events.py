@@ -28,6 +28,7 @@ class DeviceState(StrEnum):
     CALIBRATING = "calibrating"
     READY = "ready"
     LEASED = "leased"
+    DRAINED = "drained"
     COOLING = "cooling"
     CHARGING = "charging"
     QUARANTINED = "quarantined"
@@ -97,7 +98,7 @@ class DeviceStateChanged:
     """A step on the way to ready, a pause (cooling, charging) or its end, or a quarantine.
 
     Ready after being away, leased, lost and retired have their own events. A quarantine lasts until
-    :class:`DeviceReleased`, across reconnections and restarts.
+    :class:`DeviceReleased` or a passed health check, across reconnections and restarts.
     """
 
     at: float
@@ -139,7 +140,7 @@ class DeviceLost:
 
 @dataclass(frozen=True, slots=True)
 class DeviceReleased:
-    """An operator or a health check ended the phone's quarantine."""
+    """An operator ended the phone's quarantine."""
 
     at: float
     device_id: str
@@ -161,6 +162,63 @@ class DeviceConditions:
     at: float
     device_id: str
     conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceQuarantined:
+    """The phone gets no work. Unless a person said so, a health check that it passes ends it."""
+
+    at: float
+    device_id: str
+    reason: str
+    action: str = ""
+    by_person: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDrained:
+    """An operator wants the phone to finish what it does and to get nothing new, until undrained."""
+
+    at: float
+    device_id: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUndrained:
+    at: float
+    device_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryStep:
+    """The host does something about a phone in trouble; ``rung`` is a Rung of :mod:`.recovery`."""
+
+    at: float
+    device_id: str
+    rung: str
+    number: int  # which try of this rung, from 1
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheckStarted:
+    """The controller lets a quarantined phone do a small known edit."""
+
+    at: float
+    device_id: str
+    check_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecked:
+    """How the check ended; a phone that passed is released, another is quarantined for longer."""
+
+    at: float
+    device_id: str
+    check_id: str
+    passed: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +273,7 @@ class AttemptFinished:
     device_id: str
     failed: bool
     result: Mapping[str, Any] | None
+    base_proven: bool = True  # False: the model on the phone is not what it was before
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +285,7 @@ class AttemptFailed:
     fencing_token: int
     device_id: str
     reason: str
+    base_proven: bool = True  # as in AttemptFinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +305,12 @@ Event = (
     | DeviceReleased
     | DeviceTagged
     | DeviceConditions
+    | DeviceQuarantined
+    | DeviceDrained
+    | DeviceUndrained
+    | RecoveryStep
+    | HealthCheckStarted
+    | HealthChecked
     | JobSubmitted
     | JobCancelled
     | LeaseGranted
@@ -265,6 +331,12 @@ _KINDS: Final[dict[str, type[Event]]] = {
     "device_released": DeviceReleased,
     "device_tagged": DeviceTagged,
     "device_conditions": DeviceConditions,
+    "device_quarantined": DeviceQuarantined,
+    "device_drained": DeviceDrained,
+    "device_undrained": DeviceUndrained,
+    "recovery_step": RecoveryStep,
+    "health_check_started": HealthCheckStarted,
+    "health_checked": HealthChecked,
     "job_submitted": JobSubmitted,
     "job_cancelled": JobCancelled,
     "lease_granted": LeaseGranted,

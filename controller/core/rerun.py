@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Command, Dispatch
+from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, CheckHealth, Command, Dispatch
 from mobifarm.controller.core.conditions import STALE_AFTER_S
 from mobifarm.controller.core.due import LeaseSettings, due, next_due
 from mobifarm.controller.core.durations import Durations
@@ -28,6 +28,8 @@ from mobifarm.controller.core.events import (
     DeviceState,
     DeviceStateChanged,
     Event,
+    HealthChecked,
+    HealthCheckStarted,
     LeaseExpired,
     LeaseGranted,
 )
@@ -37,7 +39,15 @@ from mobifarm.controller.core.policies.round import Matches
 from mobifarm.controller.core.state import FarmState, TrialState, take_changes
 from mobifarm.controller.core.step import replay, step
 
-_FOLLOWS: Final = (LeaseGranted, AttemptStarted, AttemptFinished, AttemptFailed, LeaseExpired)
+_FOLLOWS: Final = (
+    LeaseGranted,
+    AttemptStarted,
+    AttemptFinished,
+    AttemptFailed,
+    LeaseExpired,
+    HealthCheckStarted,
+    HealthChecked,
+)
 _SHOWN: Final = (DeviceState.READY, DeviceState.COOLING, DeviceState.CHARGING)
 
 
@@ -162,6 +172,8 @@ class _Simulation:
                     )
             case Acknowledge():
                 pass
+            case CheckHealth():  # a simulated phone passes at once
+                self._apply(HealthChecked(self._now, command.device_id, command.check_id, True, "simulated"))
 
     def _dispatch(self, command: Dispatch) -> None:
         if command.attempt_id in self._undelivered:

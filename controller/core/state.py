@@ -53,10 +53,22 @@ DELIVERED: Final = frozenset({AttemptState.DONE, AttemptState.FAILED})
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """Why the phone gets no work, and what a person should do."""
+    """Why the phone gets no work, and what a person should do.
+
+    ``next_check_at``: unix time from which a health check may end it; None where only a person does.
+    """
 
     reason: str
     action: str
+    next_check_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """A check that runs on the phone now."""
+
+    check_id: str
+    started_at: float
 
 
 @dataclass(slots=True)
@@ -79,6 +91,9 @@ class Device:
     ready_after_s: float | None = None  # from plugging in to ready, the last time that both were seen
     measurement_epoch: int = 0  # 0 until first ready, then counted up with every new identity
     quarantine: Quarantine | None = None
+    health_check: HealthCheck | None = None
+    strikes: int = 0  # quarantines and failed checks since its last result: how long the next one lasts
+    drained: str | None = None  # why an operator gives it nothing new; None where it may get work
     consecutive_failures: int = 0
     attempt_id: str | None = None  # of the live lease
     stopping_attempt_id: str | None = None  # its lease has ended, the phone has not yet said that it stopped
@@ -103,6 +118,8 @@ class Device:
             return DeviceState.LEASED
         if self.quarantine is not None:
             return DeviceState.QUARANTINED
+        if self.connected and self.drained is not None:
+            return DeviceState.DRAINED
         return self.stage
 
     def supports(self, method: str) -> bool:
@@ -111,8 +128,8 @@ class Device:
 
     @property
     def usable(self) -> bool:
-        """Whether it works or could work: connected and not in quarantine."""
-        return self.connected and self.quarantine is None
+        """Whether it works or could work: connected, not in quarantine and not drained."""
+        return self.connected and self.quarantine is None and self.drained is None
 
     @property
     def free(self) -> bool:
@@ -120,6 +137,8 @@ class Device:
         return (
             self.stage in CONNECTED
             and self.quarantine is None
+            and self.drained is None
+            and self.health_check is None
             and self.attempt_id is None
             and self.stopping_attempt_id is None
         )

@@ -11,8 +11,9 @@ appends the event to the log, waits until that is durable, and runs the commands
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, assert_never
+from typing import Final
 
+from mobifarm.controller.core.care import UNPROVEN_BASE, CareNews, care
 from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Command, Dispatch
 from mobifarm.controller.core.conditions import UNKNOWN
 from mobifarm.controller.core.events import (
@@ -25,7 +26,6 @@ from mobifarm.controller.core.events import (
     DeviceForgotten,
     DeviceLost,
     DeviceReady,
-    DeviceReleased,
     DeviceState,
     DeviceStateChanged,
     DeviceTagged,
@@ -55,6 +55,7 @@ from mobifarm.controller.core.transitions import (
     move_trial,
     note_conditions,
     note_failure,
+    quarantine,
     set_stage,
 )
 from mobifarm.controller.errors import Bug
@@ -238,24 +239,36 @@ def _live_lease(state: FarmState, event: AttemptFinished | AttemptFailed) -> Att
 
 def _attempt_finished(state: FarmState, event: AttemptFinished) -> Commands:
     lease = _live_lease(state, event)
+    _check_base(state, event)
     if lease is None:
         _note_stopped(state, event)
     else:
         outcome = AttemptState.FAILED if event.failed else AttemptState.DONE
-        state.devices[lease.device_id].consecutive_failures = 0
+        device = state.devices[lease.device_id]
+        device.consecutive_failures = 0
+        if device.quarantine is None:
+            device.strikes = 0
         end_lease(state, lease, outcome, event.at)
     return (Acknowledge(event.device_id, event.attempt_id),)
 
 
 def _attempt_failed(state: FarmState, event: AttemptFailed) -> Commands:
     lease = _live_lease(state, event)
+    _check_base(state, event)
     if lease is None:
         _note_stopped(state, event)
         return ()
     device = state.devices[lease.device_id]
     end_lease(state, lease, AttemptState.BROKEN, event.at, event.reason)
-    note_failure(state, device, event.reason)
+    note_failure(state, device, event.reason, event.at)
     return _discard(device, event.attempt_id) if device.connected else ()
+
+
+def _check_base(state: FarmState, event: AttemptFinished | AttemptFailed) -> None:
+    """A phone whose model is not what it was gets no more work, whatever became of the lease."""
+    device = state.devices.get(event.device_id)
+    if not event.base_proven and device is not None and device.quarantine is None:
+        quarantine(state, device, *UNPROVEN_BASE, event.at)
 
 
 def _note_stopped(state: FarmState, event: AttemptFinished | AttemptFailed) -> None:
@@ -280,7 +293,7 @@ def _lease_expired(state: FarmState, event: LeaseExpired) -> Commands:
     if (
         device.connected
     ):  # the phone is there and did not deliver; a phone that is away may be the cable's fault
-        note_failure(state, device, event.reason)
+        note_failure(state, device, event.reason, event.at)
     return _stop(state, lease)
 
 
@@ -324,9 +337,9 @@ DeviceNews = (
     | DeviceStateChanged
     | DeviceReady
     | DeviceLost
-    | DeviceReleased
     | DeviceTagged
     | DeviceConditions
+    | CareNews
 )
 
 
@@ -346,10 +359,6 @@ def _device_news(state: FarmState, event: DeviceNews) -> Commands:
         case DeviceLost():
             set_stage(state, device, DeviceState.LOST, event.at, event.reason)
             return ()
-        case DeviceReleased():
-            device.quarantine, device.consecutive_failures = None, 0
-            state.changes.devices.add(device.device_id)
-            return ()
         case DeviceTagged():
             device.tags = event.tags
             describe(state, device)
@@ -358,12 +367,12 @@ def _device_news(state: FarmState, event: DeviceNews) -> Commands:
             note_conditions(device, event.conditions, event.at)
             return ()
         case _:
-            assert_never(event)
+            return care(state, device, event)
 
 
 def _device_state_changed(state: FarmState, device: Device, event: DeviceStateChanged) -> Commands:
     match event.state:
-        case DeviceState.LEASED | DeviceState.LOST | DeviceState.RETIRED:
+        case DeviceState.LEASED | DeviceState.DRAINED | DeviceState.LOST | DeviceState.RETIRED:
             raise Bug(f"Phone {device.device_id} cannot become {event.state} by a mere change of state.")
         case DeviceState.READY | DeviceState.COOLING | DeviceState.CHARGING if not device.connected:
             raise Bug(
@@ -400,9 +409,10 @@ def _device_ready(state: FarmState, device: Device, event: DeviceReady) -> Comma
         lease = None
     if event.identity != device.identity:
         device.measurement_epoch += 1
-        device.quarantine, device.consecutive_failures = None, 0
         if device.identity is not None and event.identity.serial != device.identity.serial:
             device.tags, device.thermal = (), Thermal()
+        if device.identity is not None:  # else it is the phone that was quarantined before it was ever ready
+            device.quarantine, device.consecutive_failures, device.strikes = None, 0, 0
     device.identity, device.host, device.properties = event.identity, event.host, event.properties
     device.execution, device.agent_version = event.execution, event.agent_version
     device.methods = event.methods
@@ -411,7 +421,7 @@ def _device_ready(state: FarmState, device: Device, event: DeviceReady) -> Comma
     device.memory_total_bytes, device.cpu_count = event.memory_total_bytes, event.cpu_count
     device.conditions, device.conditions_at = UNKNOWN, event.at
     describe(state, device)
-    device.stopping_attempt_id = None
+    device.stopping_attempt_id, device.health_check = None, None
     if event.fencing_token - state.next_fencing_token < FENCING_TOKEN_STEP_LIMIT:
         state.next_fencing_token = max(state.next_fencing_token, event.fencing_token + 1)
     else:

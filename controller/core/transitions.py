@@ -28,6 +28,8 @@ BACK_OFF_FIRST_S: Final = 1.0
 BACK_OFF_LIMIT_S: Final = 60.0
 FAILURES_TO_QUARANTINE: Final = 3
 USAGE_HALF_LIFE_S: Final = 86_400.0  # what somebody used yesterday counts half as much as what they use today
+CHECK_BACK_OFF_FIRST_S: Final = 30.0
+CHECK_BACK_OFF_LIMIT_S: Final = 3600.0
 
 
 def back_off_s(attempts: int) -> float:
@@ -121,6 +123,7 @@ def set_stage(
     lease = lease_of(state, device)
     if stage not in CONNECTED:
         device.stopping_attempt_id = None
+        device.health_check = None
         if lease is not None and lease.lost_at is None:
             lease.lost_at = at
             state.changes.attempts.add(lease.attempt_id)
@@ -132,15 +135,30 @@ def lease_of(state: FarmState, device: Device) -> Attempt | None:
     return None if device.attempt_id is None else state.leases[device.attempt_id]
 
 
-def note_failure(state: FarmState, device: Device, reason: str) -> None:
+def check_back_off_s(strikes: int) -> float:
+    """Seconds until the health check after the n-th strike: doubled each time, bounded."""
+    return min(CHECK_BACK_OFF_FIRST_S * 2.0 ** min(strikes - 1, 16), CHECK_BACK_OFF_LIMIT_S)
+
+
+def quarantine(state: FarmState, device: Device, reason: str, action: str, at: float) -> None:
+    """Give the phone no work until it passes a health check."""
+    device.strikes += 1
+    device.quarantine = Quarantine(reason, action, at + check_back_off_s(device.strikes))
+    state.changes.devices.add(device.device_id)
+
+
+def note_failure(state: FarmState, device: Device, reason: str, at: float) -> None:
     """Count a failure of the farm's on this phone; several in a row put it into quarantine."""
     device.consecutive_failures += 1
     state.changes.devices.add(device.device_id)
     if device.consecutive_failures >= FAILURES_TO_QUARANTINE and device.quarantine is None:
         what = "the log in its folder" if device.execution == COMPUTER else "the phone and its cable"
-        device.quarantine = Quarantine(
+        quarantine(
+            state,
+            device,
             f"{device.consecutive_failures} attempts in a row failed on it, the last because: {reason}",
-            f"Look at {what}, then release it.",
+            f"Look at {what}; it is released when it passes a health check.",
+            at,
         )
 
 

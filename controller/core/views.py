@@ -156,10 +156,14 @@ def device_view(state: FarmState, device_id: str) -> DeviceView:
     device = state.devices[device_id]
     reason, action = device.reason, device.action
     if device.quarantine is not None:
-        reason = "; ".join(text for text in (device.reason, device.quarantine.reason) if text)
+        checking = "a health check runs on it" if device.health_check else ""
+        reason = "; ".join(text for text in (device.reason, device.quarantine.reason, checking) if text)
         action = device.quarantine.action
     elif device.stopping_attempt_id is not None:
         reason = f"waiting until attempt {device.stopping_attempt_id} has stopped"
+    if device.drained is not None:
+        reason = "; ".join(text for text in (reason, device.drained) if text)
+        action = action or "`mobifarm devices undrain` gives it work again."
     lease = None if device.attempt_id is None else state.leases[device.attempt_id]
     return DeviceView(
         device_id=device.device_id,

@@ -146,8 +146,12 @@ def _outlook(state: FarmState, job: Job, device: Device, taken_by: str | None, n
         return tell(f"it is {device.state}{why_not}; nobody can tell when it is back")
     if device.quarantine is not None:
         return tell(f"it is in quarantine: {device.quarantine.reason}. {device.quarantine.action}".strip())
+    if device.drained is not None:
+        return tell(f"{device.drained}: it gets nothing new until `mobifarm devices undrain`")
     if device.attempt_id is not None:
         return _busy(state, job, device, now)
+    if device.health_check is not None:
+        return tell("a health check runs on it; nobody can tell how long that takes")
     if device.stopping_attempt_id is not None:
         return tell("it stops an edit whose lease has ended; nobody can tell how long that takes")
     closed = closed_gates(job.gates, device, now)
@@ -236,7 +240,7 @@ def _home_causes(state: FarmState, job: Job, ready: list[Trial]) -> Iterator[Cau
                 f"they belong on the phone that was at {home.device_id}, where another phone or system is "
                 "now: cancel the job and submit the rest anew"
             )
-        elif not device.connected or device.quarantine is not None:
+        elif not device.usable:
             words = f"they belong on {home.device_id}, which is {device.state}"
         else:
             words = f"they belong on {home.device_id}, which does one after the other"

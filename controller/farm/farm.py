@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from mobifarm.controller.core.check import check
-from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Command, Dispatch
+from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, CheckHealth, Command, Dispatch
 from mobifarm.controller.core.due import LeaseSettings, due, next_due
 from mobifarm.controller.core.events import (
     AttemptFailed,
@@ -37,6 +37,7 @@ from mobifarm.controller.core.policies.base import Policy
 from mobifarm.controller.core.policies.round import Matches
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay, step
+from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import Bug, HostError
 from mobifarm.controller.farm.live import LiveView
 from mobifarm.controller.host.edits import EditsRequest
@@ -49,6 +50,7 @@ from mobifarm.controller.host.reports import (
     Report,
     TransferProgress,
 )
+from mobifarm.controller.provisioning.removal import Removal
 from mobifarm.controller.store.protocol import Store
 from mobifarm.workloads.passport import passport
 
@@ -79,9 +81,15 @@ class HostLink(Protocol):
 
     async def acknowledge(self, device_id: str, attempt_id: str) -> None: ...
 
+    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None: ...
+
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         """See :func:`mobifarm.controller.host.edits.carry_out`."""
         ...
+
+    async def examine(self, device_id: str) -> list[Finding]: ...
+
+    async def clean(self, address: str, keep_edits: bool) -> Removal: ...
 
     async def reports(self) -> Sequence[Report]:
         """Wait for reports. Raises HostForgot when the host has forgotten its phones."""
@@ -225,6 +233,14 @@ class Farm:
         """
         return await self._host.edits(device_id, request)
 
+    async def examine(self, device_id: str) -> list[Finding]:
+        """Probe what a phone can do. Raises UserError, DeviceError, HostError."""
+        return await self._host.examine(device_id)
+
+    async def clean(self, address: str, keep_edits: bool) -> Removal:
+        """Take what the farm left off a phone that is detached. Raises DeviceError, HostError."""
+        return await self._host.clean(address, keep_edits)
+
     async def _attach_all(self) -> None:
         for device in list(self.state.devices.values()):
             if device.stage is not DeviceState.RETIRED:
@@ -349,6 +365,10 @@ class Farm:
                         await self._host.cancel(command.device_id, command.attempt_id)
                     case Acknowledge():
                         await self._host.acknowledge(command.device_id, command.attempt_id)
+                    case CheckHealth():
+                        await self._host.check_health(
+                            command.device_id, command.check_id, command.fencing_token
+                        )
             except HostError as error:
                 logger.warning("%s", error)
 

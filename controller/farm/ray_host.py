@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import FarmError, HostError
 from mobifarm.controller.farm.farm import HostForgot
 from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.reports import Report
+from mobifarm.controller.provisioning.removal import Removal
 
 CALL_DEADLINE_S = 30.0
+LONG_CALL_DEADLINE_S = 200.0  # probes and removals have deadlines of their own, which are shorter
 POLL_S = 10.0
 
 
@@ -41,8 +44,27 @@ class RayHost:
     async def acknowledge(self, device_id: str, attempt_id: str) -> None:
         await self._call("acknowledge", device_id, attempt_id)
 
+    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
+        await self._call("check_health", device_id, check_id, fencing_token)
+
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         answer: Mapping[str, Any] | FarmError = await self._call("edits", device_id, request)
+        if isinstance(answer, FarmError):
+            raise answer
+        return answer
+
+    async def examine(self, device_id: str) -> list[Finding]:
+        answer: list[Finding] | FarmError = await self._call(
+            "examine", device_id, deadline_s=LONG_CALL_DEADLINE_S
+        )
+        if isinstance(answer, FarmError):
+            raise answer
+        return answer
+
+    async def clean(self, address: str, keep_edits: bool) -> Removal:
+        answer: Removal | FarmError = await self._call(
+            "clean", address, keep_edits, deadline_s=LONG_CALL_DEADLINE_S
+        )
         if isinstance(answer, FarmError):
             raise answer
         return answer
@@ -60,16 +82,14 @@ class RayHost:
         self._last_report = number
         return list(reports)
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any, deadline_s: float = CALL_DEADLINE_S) -> Any:
         # Imported here because Ray reads its environment when it is first imported, see LocalCluster.start.
         from ray.exceptions import RayActorError
 
         try:
-            async with asyncio.timeout(CALL_DEADLINE_S):
+            async with asyncio.timeout(deadline_s):
                 return await getattr(self._actor, method).remote(*arguments)
         except TimeoutError:
-            raise HostError(
-                f"the host {self.name} did not answer {method} in {CALL_DEADLINE_S:.0f} s"
-            ) from None
+            raise HostError(f"the host {self.name} did not answer {method} in {deadline_s:.0f} s") from None
         except RayActorError as error:
             raise HostError(f"the host {self.name} is not available: {error}") from error

@@ -7,15 +7,19 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from mobifarm.controller.core.conditions import Gates
 from mobifarm.controller.core.events import (
     DeviceAdded,
+    DeviceDrained,
     DeviceForgotten,
+    DeviceQuarantined,
     DeviceReleased,
     DeviceState,
     DeviceTagged,
+    DeviceUndrained,
     JobCancelled,
     JobSubmitted,
     TrialPlan,
@@ -23,7 +27,8 @@ from mobifarm.controller.core.events import (
 from mobifarm.controller.core.selector import COMPUTER, DeviceSelector
 from mobifarm.controller.core.state import Device
 from mobifarm.controller.core.why import Why, why
-from mobifarm.controller.errors import DeviceError, UserError
+from mobifarm.controller.doctor.seed import document
+from mobifarm.controller.errors import DeviceError, FarmError, UserError
 from mobifarm.controller.farm.farm import Farm
 from mobifarm.controller.host.edits import (
     EXPORT_LIMIT_BYTES,
@@ -140,18 +145,62 @@ class FarmRequests:
         await self._farm.attach(address, address)
         return {"device_id": address}
 
-    async def forget_device(self, device_id: str) -> Mapping[str, Any]:
-        """Take a phone out of the farm; its running edit is given to another one."""
-        self._known(device_id)
+    async def forget_device(self, device_id: str, keep_edits: bool = False) -> Mapping[str, Any]:
+        """Take a phone out of the farm and the farm's files off it; its running edit is given to another one.
+
+        Returns:
+            What was ``removed`` and ``left`` in words, ``freed_bytes``, and a ``problem`` where the phone
+            could not be cleaned; it is forgotten all the same.
+        """
+        device = self._known(device_id)
         await self._farm.apply(DeviceForgotten(self._clock(), device_id))
         await self._farm.detach(device_id)
-        return {"device_id": device_id}
+        answer: dict[str, Any] = {"device_id": device_id, "removed": [], "left": [], "freed_bytes": 0}
+        if device.address != COMPUTER:
+            try:
+                answer |= asdict(await self._farm.clean(device.address, keep_edits))
+            except FarmError as error:
+                answer["problem"] = str(error)
+        return answer
 
     async def release_device(self, device_id: str) -> Mapping[str, Any]:
         """End a phone's quarantine."""
-        self._known(device_id)
-        await self._farm.apply(DeviceReleased(self._clock(), device_id))
-        return {"device_id": device_id}
+        return await self._care(DeviceReleased(self._clock(), device_id))
+
+    async def quarantine_device(self, device_id: str, reason: str) -> Mapping[str, Any]:
+        """Give a phone no work until a person releases it; its running edit goes on. Raises UserError."""
+        if not reason.strip():
+            raise UserError("a quarantine needs a reason, which is shown to whoever wonders")
+        action = "`mobifarm devices release` gives it work again."
+        return await self._care(
+            DeviceQuarantined(self._clock(), device_id, reason.strip(), action, by_person=True)
+        )
+
+    async def drain_device(self, device_id: str, reason: str) -> Mapping[str, Any]:
+        """Let a phone finish what it does and give it nothing new until it is undrained."""
+        return await self._care(DeviceDrained(self._clock(), device_id, reason.strip()))
+
+    async def undrain_device(self, device_id: str) -> Mapping[str, Any]:
+        """End :meth:`drain_device`."""
+        return await self._care(DeviceUndrained(self._clock(), device_id))
+
+    async def _care(
+        self, event: DeviceReleased | DeviceQuarantined | DeviceDrained | DeviceUndrained
+    ) -> Mapping[str, Any]:
+        device = self._known(event.device_id)
+        await self._farm.apply(event)
+        return {"device_id": device.device_id, "state": str(device.state)}
+
+    async def examine_device(self, device_id: str) -> Mapping[str, Any]:
+        """Probe what a phone can do: a document with ``findings``, see mobifarm.controller.doctor.seed.
+
+        Raises:
+            UserError, DeviceError, HostError: it cannot be asked; among others, it does an edit.
+        """
+        self._idle_token(device_id)  # the probes would disturb an edit's measurements
+        findings = await self._farm.examine(device_id)
+        identity = self._farm.state.devices[device_id].identity
+        return document(device_id, identity.serial if identity else "", self._clock(), findings)
 
     async def tag_device(
         self, device_id: str, add: Sequence[str], remove: Sequence[str]
@@ -243,6 +292,8 @@ class FarmRequests:
             raise UserError(
                 f"the phone {device_id} does an edit now: try again when it has ended, or cancel it"
             )
+        if device.health_check is not None:
+            raise UserError(f"the farm checks the phone {device_id} now: try again when it has ended")
         return self._farm.state.next_fencing_token - 1
 
     def _connected(self, device_id: str) -> Device:

@@ -112,6 +112,7 @@ def serve(
     public: PublicAddress | None = None,
     settings: LeaseSettings,
     policy: str,
+    allow_reboot: bool = False,
     announce: Callable[[str], None],
     discovery: DiscoverySettings = DiscoverySettings(),
 ) -> None:
@@ -119,6 +120,7 @@ def serve(
 
     Args:
         devices: addresses of phones to add.
+        allow_reboot: phones in trouble that nothing else helps may be rebooted.
         port: of the HTTP API on 127.0.0.1; 0 takes a free one.
         public: where the API listens for other machines as well.
         policy: one of the names in ``mobifarm.controller.core.policies``.
@@ -154,6 +156,7 @@ def serve(
             usb=discovery.usb,
             announcements=paths.announcements,
             adb_server=discovery.adb_server,
+            allow_reboot=allow_reboot,
         )
         actor = cluster.host_actor(name, configuration)
         host = RayHost(name, actor)

@@ -6,10 +6,12 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import FarmError
 from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.phones import HostConfiguration, PhoneHost
 from mobifarm.controller.host.reports import Report
+from mobifarm.controller.provisioning.removal import Removal
 
 
 class HostActor:
@@ -47,10 +49,25 @@ class HostActor:
     async def acknowledge(self, device_id: str, attempt_id: str) -> None:
         self._host().acknowledge(device_id, attempt_id)
 
+    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
+        self._host().check_health(device_id, check_id, fencing_token)
+
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any] | FarmError:
         """An error is returned: Ray would wrap one that is raised into a traceback of this process."""
         try:
             return await self._host().edits(device_id, request)
+        except FarmError as error:
+            return error
+
+    async def examine(self, device_id: str) -> list[Finding] | FarmError:
+        try:
+            return await self._host().examine(device_id)
+        except FarmError as error:
+            return error
+
+    async def clean(self, address: str, keep_edits: bool) -> Removal | FarmError:
+        try:
+            return await self._host().clean(address, keep_edits)
         except FarmError as error:
             return error
 

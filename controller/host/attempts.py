@@ -193,7 +193,12 @@ class Attempts:
 
     def _finished(self, request: agent_pb2.RunRequest, result: agent_pb2.EditResult) -> None:
         if result.status == agent_pb2.EDIT_STATUS_CANCELLED:
-            self._failed(request.attempt_id, request.fencing_token, "the attempt was cancelled on the phone")
+            self._failed(
+                request.attempt_id,
+                request.fencing_token,
+                "the attempt was cancelled on the phone",
+                base_proven=_base_proven(result),
+            )
             self.acknowledge(request.attempt_id)
             return
         self._emit(
@@ -204,6 +209,7 @@ class Attempts:
                 device_id=self._device_id,
                 failed=result.status == agent_pb2.EDIT_STATUS_FAILED,
                 result=self._stored(result_to_mapping(result)),
+                base_proven=_base_proven(result),
             )
         )
 
@@ -222,7 +228,7 @@ class Attempts:
         version = self._phone.description.agent_version
         return {"result": dict(result), "agent_version": version, "sensors": sensors}
 
-    def _failed(self, attempt_id: str, fencing_token: int, reason: str) -> None:
+    def _failed(self, attempt_id: str, fencing_token: int, reason: str, *, base_proven: bool = True) -> None:
         self._emit(
             AttemptFailed(
                 at=self._clock(),
@@ -230,6 +236,7 @@ class Attempts:
                 fencing_token=fencing_token,
                 device_id=self._device_id,
                 reason=reason,
+                base_proven=base_proven,
             )
         )
 
@@ -276,6 +283,11 @@ class Attempts:
                 agent_pb2.CheckBundleRequest(bundle_hash=bundle_hash), timeout=CHECK_BUNDLE_DEADLINE_S
             )
             self._bundles.add(bundle_hash)
+
+
+def _base_proven(result: agent_pb2.EditResult) -> bool:
+    """Whether nothing speaks against the model being what it was; without a hash none was touched."""
+    return not result.execution.base_hash or result.execution.returned_to_base
 
 
 def _known(value: float) -> float | None:

@@ -10,13 +10,14 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from mobifarm.controller.core.events import DeviceState
 from mobifarm.controller.core.selector import COMPUTER
-from mobifarm.controller.errors import DeviceError, HostError
+from mobifarm.controller.doctor.finding import Finding
+from mobifarm.controller.errors import DeviceError, HostError, UserError
 from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_here
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
@@ -78,6 +79,18 @@ class Computer:
         if (code := self._process.poll()) is not None:
             raise DeviceError(f"the computer's agent ended with exit code {code}")
         await self._connection.check_health(timeout_s)
+
+    async def stored_bundles(self) -> Sequence[str]:
+        """None: bundles are links here, and the methods of a phone's health check are none of its own."""
+        return ()
+
+    async def examine(self) -> list[Finding]:
+        """Not here: `mobifarm doctor` looks at its own computer itself."""
+        raise UserError("the farm's computer is no phone; `mobifarm doctor` without a name examines it")
+
+    async def remove_bundle(self, bundle_hash: str) -> None:
+        """Remove the link."""
+        (self._home / "bundles" / bundle_hash).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """End the process."""

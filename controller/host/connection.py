@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import grpc.aio
+
 from mobifarm.controller.core.events import DeviceState
+from mobifarm.controller.doctor.finding import Finding
+from mobifarm.controller.doctor.phone import examine
 from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_agent
-from mobifarm.controller.provisioning.install import install_bundle
+from mobifarm.controller.provisioning.install import bundles_by_size, install_bundle, remove_bundle
 from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
 from mobifarm.controller.transport.adb_server import AdbServer
 from mobifarm.controller.transport.direct import connect_direct
@@ -79,6 +83,21 @@ class Phone:
     async def check_health(self, timeout_s: float) -> None:
         await self._connection.check_health(timeout_s)
 
+    async def stored_bundles(self) -> Sequence[str]:
+        """See :class:`mobifarm.controller.host.health.CheckablePhone`."""
+        return await self.blocking(lambda link: bundles_by_size(link, self._provisioned.home))
+
+    async def remove_bundle(self, bundle_hash: str) -> None:
+        await self.blocking(lambda link: remove_bundle(link, self._provisioned.home, bundle_hash))
+
+    async def examine(self) -> list[Finding]:
+        """See :func:`mobifarm.controller.doctor.phone.examine`."""
+        return await self.blocking(examine)
+
+    async def blocking(self, call: Callable[[DeviceTransport], Result]) -> Result:
+        """Run something that blocks over the open link, in a thread of its own."""
+        return await _blocking(self._threads, lambda: call(self._transport))
+
     async def close(self) -> None:
         await self._connection.close()
         await _blocking(self._threads, self._transport.close)
@@ -96,11 +115,13 @@ class Connector:
         scratch: Path,
         threads: concurrent.futures.Executor,
         server: AdbServer | None = None,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
         self._adb_key = adb_key
         self._server = server
         self._scratch = scratch
         self._threads = threads
+        self._interceptors = interceptors
 
     async def __call__(
         self,
@@ -131,20 +152,29 @@ class Connector:
             transport.close()
             raise
 
-    def _open(self, address: str, on_authorisation: Callable[[], None]) -> DeviceTransport:
+    def open_briefly(self, address: str) -> DeviceTransport:
+        """A link of its own, for repairs; blocks. A phone that would ask a person first is not waited for."""
+        return self._open(address, lambda: None, authorisation_deadline_s=CONNECT_DEADLINE_S)
+
+    def _open(
+        self,
+        address: str,
+        on_authorisation: Callable[[], None],
+        authorisation_deadline_s: float = AUTHORISATION_DEADLINE_S,
+    ) -> DeviceTransport:
         if self._server:
             return connect_server(address, self._server)
         return connect_direct(
             address,
             key_path=self._adb_key,
             timeout_s=CONNECT_DEADLINE_S,
-            authorisation_timeout_s=AUTHORISATION_DEADLINE_S,
+            authorisation_timeout_s=authorisation_deadline_s,
             on_authorisation=on_authorisation,
         )
 
     async def _meet(self, transport: DeviceTransport, provisioned: ProvisionedPhone) -> Phone:
         endpoint: AgentEndpoint = provisioned.endpoint
-        connection = await connect_agent(transport, endpoint, self._scratch)
+        connection = await connect_agent(transport, endpoint, self._scratch, interceptors=self._interceptors)
         try:
             description = await connection.describe()
         except BaseException:

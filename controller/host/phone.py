@@ -11,23 +11,36 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from mobifarm.controller.core.events import (
     DeviceLost,
+    DeviceQuarantined,
     DeviceReady,
     DeviceState,
     DeviceStateChanged,
+    HealthChecked,
     HeldAttempt,
     Identity,
+    RecoveryStep,
 )
-from mobifarm.controller.errors import AuthorisationRequired, DeviceError, FarmError
+from mobifarm.controller.doctor.finding import Finding
+from mobifarm.controller.errors import (
+    AuthorisationRequired,
+    DeviceError,
+    FarmError,
+    LinkLost,
+    Silent,
+)
 from mobifarm.controller.host.attempts import Attempts, ReachablePhone
 from mobifarm.controller.host.conditions import ConditionsWatch
 from mobifarm.controller.host.edits import EditsRequest, carry_out
+from mobifarm.controller.host.health import CheckablePhone, check_phone
+from mobifarm.controller.host.recovery import Ladder, LadderSettings, Rung, Trouble
 from mobifarm.controller.host.reports import Report, TransferProgress
-from mobifarm.v1 import agent_pb2, agent_pb2_grpc
+from mobifarm.v1 import agent_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +53,7 @@ HEALTH_DEADLINE_S = 10.0
 ALLOW_ACTION = "unlock the phone, tick 'Always allow from this computer' and tap Allow"
 
 
-class ConnectedPhone(ReachablePhone, Protocol):
+class ConnectedPhone(ReachablePhone, CheckablePhone, Protocol):
     """A phone with a running agent, as :mod:`mobifarm.controller.host.connection` makes it."""
 
     @property
@@ -55,7 +68,9 @@ class ConnectedPhone(ReachablePhone, Protocol):
     @property
     def execution(self) -> str: ...
 
-    async def check_health(self, timeout_s: float) -> None: ...
+    async def examine(self) -> list[Finding]:
+        """Probe what it can do. Raises FarmError."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -66,6 +81,24 @@ class Connect(Protocol):
     def __call__(
         self, address: str, stage: Callable[[DeviceState], None], transfer: Callable[[str, int, int], None]
     ) -> Awaitable[ConnectedPhone]: ...
+
+
+class Mend(Protocol):
+    """Carries out a rung of the ladder on the phone; connecting again follows."""
+
+    @property
+    def allowed(self) -> frozenset[Rung]: ...
+
+    def __call__(self, rung: Rung) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no session. ``trouble`` is None where nothing that is done to the phone would help."""
+
+    reason: str
+    trouble: Trouble | None
+    answered: bool = False  # it was there, so that it may be left alone for longer
 
 
 class PhoneSession:
@@ -82,6 +115,8 @@ class PhoneSession:
         emit: Callable[[Report], None],
         clock: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,
+        mend: Mend | None = None,
+        ladder: LadderSettings | None = None,
     ) -> None:
         self._device_id = device_id
         self._address = address
@@ -93,10 +128,14 @@ class PhoneSession:
         self._monotonic = monotonic
         self._seen_at: float | None = None  # when it was plugged in, until it is ready
         self._unplugged = False  # as discovery says; False too where nothing watches this phone
-        self._end_link: Callable[[str], None] | None = None  # None while there is no link
+        # None while there is no link
+        self._end_link: Callable[[str, Trouble | None], None] | None = None
         self._moved = asyncio.Event()  # plugged in or unplugged: no time to pause
-        self._attempts: Attempts | None = None  # None while there is no link, as is the stub
-        self._stub: agent_pb2_grpc.AgentServiceAsyncStub | None = None
+        self._mend = mend
+        self._ladder = Ladder(mend.allowed if mend else frozenset(), ladder)
+        self._attempts: Attempts | None = None  # None while there is no link, as is the phone
+        self._phone: ConnectedPhone | None = None
+        self._check: asyncio.Task[None] | None = None
         self._last_state: tuple[DeviceState | None, str] = (None, "")
         self._task = asyncio.create_task(self._keep_connected(), name=f"phone {device_id}")
 
@@ -119,9 +158,21 @@ class PhoneSession:
 
     async def edits(self, request: EditsRequest) -> Mapping[str, Any]:
         """See :func:`mobifarm.controller.host.edits.carry_out`. Raises DeviceError without a link, too."""
-        if self._stub is None:
+        return await carry_out(self._device_id, self.phone.stub, request)
+
+    @property
+    def phone(self) -> ConnectedPhone:
+        """The phone while there is a session. Raises DeviceError without one."""
+        if self._phone is None:
             raise DeviceError(f"the phone {self._device_id} is away: plug it in and try again")
-        return await carry_out(self._device_id, self._stub, request)
+        return self._phone
+
+    def check_health(self, check_id: str, fencing_token: int) -> None:
+        """Have the phone do a known edit and report how it went; without a link nothing is reported."""
+        if self._phone and (self._check is None or self._check.done()):
+            self._check = asyncio.create_task(
+                self._check_health(self._phone, check_id, fencing_token), name=f"check {self._device_id}"
+            )
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -140,7 +191,7 @@ class PhoneSession:
         self._seen_at, self._unplugged = None, True
         end, self._end_link = self._end_link, None
         if end:
-            end(reason)
+            end(reason, None)
         elif self._last_state != (DeviceState.LOST, reason):
             self._emit(DeviceLost(at=self._clock(), device_id=self._device_id, reason=reason))
         self._last_state = (DeviceState.LOST, reason)
@@ -166,14 +217,20 @@ class PhoneSession:
     async def _keep_connected(self) -> None:
         failures = 0
         while True:
-            phone, trouble = await self._try_connect(first=failures == 0)
-            if phone:
-                failures = 0
-                await self._while_connected(phone)
-            else:
+            outcome = await self._try_connect(first=failures == 0 and not self._ladder.in_trouble)
+            if isinstance(outcome, Failure):
                 failures += 1
-            limit = TROUBLE_LIMIT_S if trouble else RECONNECT_LIMIT_S
-            await self._pause(min(limit, RECONNECT_FIRST_S * 2 ** min(failures, 10)))
+                failure = outcome
+            else:
+                failures = 0
+                self._ladder.well(self._clock())
+                failure = await self._while_connected(outcome)
+            if failure.trouble is None:
+                self._ladder.away(self._clock())
+                limit = TROUBLE_LIMIT_S if failure.answered else RECONNECT_LIMIT_S
+                await self._pause(min(limit, RECONNECT_FIRST_S * 2 ** min(failures, 10)))
+            else:
+                await self._recover(failure.trouble, failure.reason)
 
     async def _pause(self, duration_s: float) -> None:
         """Wait before the next try; a phone that is plugged in ends the wait."""
@@ -184,8 +241,34 @@ class PhoneSession:
                 await self._moved.wait()
         self._moved.clear()
 
-    async def _try_connect(self, first: bool) -> tuple[ConnectedPhone | None, bool]:
-        """One try; the second value tells whether a phone that answers could not be set up."""
+    async def _recover(self, trouble: Trouble, reason: str) -> None:
+        """Take the next step of the ladder; connecting again follows."""
+        was_at_its_end = self._ladder.at_its_end
+        step = self._ladder.trouble(trouble, self._clock())
+        await self._pause(step.wait_s)
+        if self._unplugged:
+            return
+        if step.rung is Rung.QUARANTINE:
+            self._emit(
+                DeviceQuarantined(
+                    self._clock(),
+                    self._device_id,
+                    f"nothing that the farm may do brought it back: {reason}",
+                    "Look at the phone and its cable; it is released when it passes a health check.",
+                )
+            )
+            return
+        if not was_at_its_end:  # later ones would only fill the log
+            self._emit(RecoveryStep(self._clock(), self._device_id, step.rung.word, step.number, reason))
+        if self._mend and step.rung is not Rung.RECONNECT:
+            try:
+                await self._mend(step.rung)
+            except FarmError as error:
+                logger.warning("%s: %s did not work: %s", self._device_id, step.rung.word, error)
+            except Exception:
+                logger.exception("%s: %s", self._device_id, step.rung.word)
+
+    async def _try_connect(self, first: bool) -> ConnectedPhone | Failure:
         answered = False
 
         def stage(state: DeviceState) -> None:
@@ -197,23 +280,31 @@ class PhoneSession:
                 self._state(state)
 
         try:
-            return await self._connect(self._address, stage, self._transfer), False
+            return await self._connect(self._address, stage, self._transfer)
         except AuthorisationRequired as error:
             self._state(DeviceState.AWAITING_AUTHORISATION, str(error), ALLOW_ACTION)
+            return Failure(str(error), None)
+        except Silent as error:
+            self._state(DeviceState.CONNECTING, str(error))
+            return Failure(str(error), Trouble.SILENT)
         except FarmError as error:
             self._state(DeviceState.CONNECTING, str(error), error.action)
+            # Else nobody is there, the cable was pulled, or it is a person's move.
+            blame = answered and isinstance(error, DeviceError) and not isinstance(error, LinkLost)
+            return Failure(str(error), Trouble.SETUP if blame else None, answered)
         except Exception as error:
             logger.exception("connecting %s", self._device_id)
-            self._state(DeviceState.CONNECTING, f"unexpected {type(error).__name__}: {error}")
-        return None, answered
+            reason = f"unexpected {type(error).__name__}: {error}"
+            self._state(DeviceState.CONNECTING, reason)
+            return Failure(reason, None, answered)
 
-    async def _while_connected(self, phone: ConnectedPhone) -> None:
+    async def _while_connected(self, phone: ConnectedPhone) -> Failure:
         """One session: from ready until the link or the agent is gone."""
-        ended = asyncio.Event()
+        ended: asyncio.Future[Failure] = asyncio.get_running_loop().create_future()
 
-        def end(reason: str) -> None:
-            if not ended.is_set():
-                ended.set()
+        def end(reason: str, trouble: Trouble | None = Trouble.AGENT) -> None:
+            if not ended.done():
+                ended.set_result(Failure(reason, trouble))
                 self._emit(DeviceLost(at=self._clock(), device_id=self._device_id, reason=reason))
 
         conditions = ConditionsWatch(self._device_id, phone.stub, self._emit, self._clock)
@@ -226,11 +317,10 @@ class PhoneSession:
             emit=conditions.emit,
             clock=self._clock,
         )
-        self._stub = phone.stub
-        self._end_link = end
         self._unplugged = False
         ready_after_s = None if self._seen_at is None else self._monotonic() - self._seen_at
         self._seen_at = None
+        self._phone, self._end_link = phone, end
         self._last_state = (DeviceState.READY, "")
         description = phone.description
         self._emit(
@@ -263,17 +353,24 @@ class PhoneSession:
             asyncio.create_task(conditions.watch()),
         ]
         try:
-            await ended.wait()
+            return await ended
         finally:
-            attempts, self._attempts, self._stub, self._end_link = self._attempts, None, None, None
+            attempts, self._attempts, self._phone, self._end_link = self._attempts, None, None, None
             await attempts.close()
-            for task in watchers:
+            tasks = [*watchers, *([self._check] if self._check else [])]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await phone.close()
 
-    async def _watch_link(self, phone: ConnectedPhone, end: Callable[[str], None]) -> None:
-        end(await phone.wait_lost())
+    async def _check_health(self, phone: ConnectedPhone, check_id: str, fencing_token: int) -> None:
+        checkup = await check_phone(phone, check_id, fencing_token)
+        self._emit(HealthChecked(self._clock(), self._device_id, check_id, checkup.passed, checkup.reason))
+        if checkup.agent_gone and self._end_link:
+            self._end_link(f"the agent does not answer: {checkup.reason}", Trouble.AGENT)
+
+    async def _watch_link(self, phone: ConnectedPhone, end: Callable[[str, Trouble | None], None]) -> None:
+        end(await phone.wait_lost(), None)
 
     async def _watch_health(self, phone: ConnectedPhone, end: Callable[[str], None]) -> None:
         """Notice an agent that no longer answers although the link looks open."""

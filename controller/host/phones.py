@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import grpc.aio
 
 from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.discovery.adb_server import AdbServerWatcher
@@ -17,13 +20,16 @@ from mobifarm.controller.discovery.discovery import Discovery
 from mobifarm.controller.discovery.folder import FolderWatcher
 from mobifarm.controller.discovery.sighting import Trouble, Watcher
 from mobifarm.controller.discovery.usb import UsbWatcher
+from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import HostError, WorkloadError
 from mobifarm.controller.host.buffer import ReportBuffer
 from mobifarm.controller.host.computer import ComputerConnector
 from mobifarm.controller.host.connection import Connector
 from mobifarm.controller.host.edits import EditsRequest
+from mobifarm.controller.host.mending import Mender
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
+from mobifarm.controller.provisioning.removal import Removal, remove_from_phone
 from mobifarm.controller.transport.adb_server import AdbServer
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.catalogue import find_bundle
@@ -39,6 +45,7 @@ class HostConfiguration:
     ``scratch`` is a short folder (mode 0700) for sockets, ``computer`` that of the agent on this machine.
     ``usb``: look for phones on USB. ``announcements``: folder in which phones on TCP are announced, or None.
     ``adb_server``: (host, port) of the adb server that owns the phones; None talks to them directly.
+    ``allow_reboot``: a phone in trouble that nothing else helps may be rebooted.
     """
 
     name: str
@@ -48,19 +55,24 @@ class HostConfiguration:
     usb: bool = False
     announcements: Path | None = None
     adb_server: tuple[str, int] | None = None
+    allow_reboot: bool = False
 
 
 class PhoneHost:
     """Owns the phones of this machine; every phone has its own task, so that a bad one harms no other."""
 
-    def __init__(self, configuration: HostConfiguration) -> None:
+    def __init__(
+        self, configuration: HostConfiguration, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+    ) -> None:
         self._configuration = configuration
         self._reports: ReportBuffer[Report] = ReportBuffer()
         self._sessions: dict[str, PhoneSession] = {}
         # Blocking ADB calls: each phone may hold a few threads (link watch, push, shell) at a time.
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=512, thread_name_prefix="adb")
         server = AdbServer(*configuration.adb_server) if configuration.adb_server else None
-        self._connect_phone = Connector(configuration.adb_key, configuration.scratch, self._threads, server)
+        self._connect_phone = Connector(
+            configuration.adb_key, configuration.scratch, self._threads, server, interceptors
+        )
         self._connect_computer = ComputerConnector(
             configuration.name, configuration.computer, configuration.scratch, self._threads
         )
@@ -78,11 +90,20 @@ class PhoneHost:
                 bundle_folder=_bundle_folder,
                 emit=self._reports.put,
                 clock=time.time,
+                mend=None if address == COMPUTER else self._mender(address),
             )
             if address in self._seen_at:
                 self._sessions[device_id].plugged(self._seen_at[address])
             elif self._discovery.is_absent(address):
                 self._sessions[device_id].unplugged(NOT_PLUGGED_IN)
+
+    def _mender(self, address: str) -> Mender:
+        return Mender(
+            address,
+            self._threads,
+            open_link=lambda: self._connect_phone.open_briefly(address),
+            allow_reboot=self._configuration.allow_reboot,
+        )
 
     async def detach(self, device_id: str) -> None:
         if session := self._sessions.pop(device_id, None):
@@ -99,8 +120,24 @@ class PhoneHost:
     def acknowledge(self, device_id: str, attempt_id: str) -> None:
         self._session(device_id).acknowledge(attempt_id)
 
+    def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
+        self._session(device_id).check_health(check_id, fencing_token)
+
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         return await self._session(device_id).edits(request)
+
+    async def examine(self, device_id: str) -> list[Finding]:
+        """Probe what the phone can do. Raises FarmError."""
+        return await self._session(device_id).phone.examine()
+
+    async def clean(self, address: str, keep_edits: bool) -> Removal:
+        """Take what the farm left off a phone that is attached no more. Raises FarmError."""
+
+        def clean() -> Removal:
+            with contextlib.closing(self._connect_phone.open_briefly(address)) as opened:
+                return remove_from_phone(opened, keep_edits=keep_edits)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, clean)
 
     async def reports(self, after: int, timeout_s: float) -> tuple[int, list[Report]]:
         """Reports newer than number ``after``, see :class:`ReportBuffer`."""

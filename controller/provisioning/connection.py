@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +83,11 @@ def agent_failure(what: str, error: grpc.aio.AioRpcError) -> DeviceError:
 
 
 async def connect_agent(
-    transport: DeviceTransport, endpoint: AgentEndpoint, socket_directory: Path, timeout_s: float = 20.0
+    transport: DeviceTransport,
+    endpoint: AgentEndpoint,
+    socket_directory: Path,
+    timeout_s: float = 20.0,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> AgentConnection:
     """Open the tunnel to a running agent and check that it serves.
 
@@ -92,6 +96,7 @@ async def connect_agent(
         endpoint: from :func:`~mobifarm.controller.provisioning.agent.start_agent`.
         socket_directory: short path of a directory of this user alone, see :func:`default_socket_directory`.
         timeout_s: for the agent to answer.
+        interceptors: around every call, outside of the token's.
 
     Raises:
         DeviceError: the agent does not answer or does not serve.
@@ -103,7 +108,7 @@ async def connect_agent(
     forward = await asyncio.to_thread(
         transport.forward, endpoint.destination, socket_directory / f"{name}.sock"
     )
-    return await _connect(endpoint, f"unix:{forward.path}", forward, timeout_s)
+    return await _connect(endpoint, f"unix:{forward.path}", forward, timeout_s, interceptors)
 
 
 async def connect_here(endpoint: AgentEndpoint, timeout_s: float = 20.0) -> AgentConnection:
@@ -116,12 +121,16 @@ async def connect_here(endpoint: AgentEndpoint, timeout_s: float = 20.0) -> Agen
 
 
 async def _connect(
-    endpoint: AgentEndpoint, target: str, forward: Forward | None, timeout_s: float
+    endpoint: AgentEndpoint,
+    target: str,
+    forward: Forward | None,
+    timeout_s: float,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> AgentConnection:
     channel = grpc.aio.insecure_channel(
         target,
         options=_CHANNEL_OPTIONS,
-        interceptors=[_UnaryToken(endpoint.token), _StreamToken(endpoint.token)],
+        interceptors=[*interceptors, _UnaryToken(endpoint.token), _StreamToken(endpoint.token)],
     )
     connection = AgentConnection(endpoint, channel, forward)
     try:

@@ -155,6 +155,33 @@ def remove_other_bundles(transport: DeviceTransport, home: str, keep: Iterable[s
     _remove_others(transport, f"{home}/bundles", names)
 
 
+def bundles_by_size(transport: DeviceTransport, home: str) -> list[str]:
+    """Hashes of the model bundles on the phone, the smallest first.
+
+    Raises:
+        DeviceError: the phone does not say.
+    """
+    script = f"cd {shlex.quote(home)}/bundles 2>/dev/null || exit 0; du -s -k -- * 2>/dev/null; true"
+    sizes = {}
+    for line in run(transport, script, "look for model bundles").stdout.splitlines():
+        size, _, name = line.partition("\t")
+        if _HASH.fullmatch(name) and size.isdigit():
+            sizes[name] = int(size)
+    return sorted(sizes, key=lambda name: (sizes[name], name))
+
+
+def remove_bundle(transport: DeviceTransport, home: str, bundle_hash: str) -> None:
+    """Delete one model bundle from the phone.
+
+    Raises:
+        DeviceError: the phone refuses.
+    """
+    if not _HASH.fullmatch(bundle_hash):
+        raise UserError(f"{bundle_hash!r} is not the hash of a model bundle")
+    script = f"cd {shlex.quote(home)}/bundles && rm -rf -- {bundle_hash} .verified-{bundle_hash}"
+    run(transport, script, "remove a model bundle", timeout_s=120)
+
+
 def _remove_others(transport: DeviceTransport, folder: str, keep: Iterable[str]) -> None:
     pattern = "|".join(keep) or "''"
     script = (

@@ -36,6 +36,11 @@ class DirectTransport(PhoneServices):
         return self._banner.properties
 
     @property
+    def features(self) -> frozenset[str]:
+        """What the phone's adbd says it can do, e.g. ``shell_v2``."""
+        return self._banner.features
+
+    @property
     def loss_reason(self) -> str:
         return self._mux.loss_reason
 

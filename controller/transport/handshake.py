@@ -99,7 +99,7 @@ def shake_hands(
     Raises:
         AuthorisationRequired: the key was not accepted in time.
         DeviceError: the phone cannot be used as it is.
-        LinkLost: the connection ended.
+        LinkLost: the connection ended (Silent: it did not, and nothing came).
     """
     wire.set_read_timeout(timeout_s)
     _send(
@@ -118,7 +118,7 @@ def shake_hands(
                     f"{name} does not trust this farm's ADB key yet: unlock its screen, accept "
                     f"'Allow USB debugging?' and tick 'Always allow' (no answer: {error})"
                 ) from error
-            raise LinkLost(f"{name}: {error} while the link was being set up") from error
+            raise type(error)(f"{name}: {error} while the link was being set up") from error
         if packet.command in _OF_EARLIER_LINKS:
             continue
         if packet.command == CNXN:

@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 
-from mobifarm.controller.errors import DeviceError, LinkLost
+from mobifarm.controller.errors import LinkLost, NotThere, Silent
 
 # A phone that takes no byte for this long is gone: a torn packet cannot be mended.
 _SEND_TIMEOUT_S = 30
@@ -27,12 +27,12 @@ class TcpWire:
         """Connect.
 
         Raises:
-            DeviceError: nothing answers at this address.
+            NotThere: nothing answers at this address.
         """
         try:
             self._socket = socket.create_connection((host, port), timeout=timeout_s)
         except (OSError, OverflowError) as error:
-            raise DeviceError(
+            raise NotThere(
                 f"no phone answers at tcp:{host}:{port} ({error}); check that it is switched on and that its "
                 "ADB listens there (`adb tcpip 5555` on a phone with a cable)"
             ) from error
@@ -55,7 +55,7 @@ class TcpWire:
                 self._socket.settimeout(max(0.001, self._deadline - time.monotonic()))
             data: bytes = self._reader.read(size)
         except TimeoutError as error:
-            raise LinkLost("it did not answer in time") from error
+            raise Silent("it did not answer in time") from error
         except (OSError, ValueError) as error:
             raise LinkLost(f"the connection broke ({error})") from error
         if len(data) < size:

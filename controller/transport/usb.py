@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mobifarm.controller.errors import DeviceError, HostError, LinkLost
+from mobifarm.controller.errors import DeviceError, HostError, LinkLost, NotThere, Silent
 from mobifarm.controller.transport.holders import holder_of_file, holder_of_port
 
 ADB_SERVER_PORT: Final = 5037
@@ -140,7 +140,7 @@ class UsbWire:
             )
             self._drain()
         except exceptions.UsbDeviceNotFoundError as error:
-            raise DeviceError(f"no phone with USB debugging on is at {address}; check the cable") from error
+            raise NotThere(f"no phone with USB debugging on is at {address}; check the cable") from error
         except usb1.USBErrorBusy as error:
             raise self._held(address) from error
         except usb1.USBErrorAccess as error:
@@ -182,7 +182,7 @@ class UsbWire:
             if self._interrupted.is_set():
                 raise LinkLost("the link was interrupted")
             if self._deadline is not None and time.monotonic() > self._deadline:
-                raise LinkLost("it did not answer in time")
+                raise Silent("it did not answer in time")
             try:
                 data += self._transport.bulk_read(size - len(data), _POLL_S)
             except self._exceptions.UsbReadFailedError as error:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import socket
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -39,7 +40,11 @@ class Configuration:
         properties = "".join(f"{name}={value};" for name, value in message["identity"].items())
         return cls(
             banner=f"device::{properties}features={FEATURES}".encode(),
-            shell=ShellSettings(message["shell"], message["directory"], message["environment"]),
+            shell=ShellSettings(
+                message["shell"],
+                message["directory"],
+                {**message["environment"], "MOBIFARM_ADBD_PID": str(os.getpid())},
+            ),
             root=PhoneRoot(message["root"]),
             known_keys=[parse_public_key(key) for key in message["known_keys"]],
         )
@@ -92,6 +97,8 @@ class Daemon:
         kind = message["type"]
         if kind == "configure":
             self._configuration = Configuration.from_message(message)
+            # `svc power reboot` has no other way to tell.
+            self._loop.add_signal_handler(signal.SIGUSR1, self._report, {"type": "reboot"})
             self._report({"type": "ready"})
         elif kind == "link" and descriptor is not None:
             self._spawn(self._take_link(message["link"], socket.socket(fileno=descriptor)))
@@ -136,6 +143,8 @@ class Daemon:
                 await serve_shell(stream, request, settings.shell, self._children)
             elif destination == "sync:":
                 await serve_sync(stream, settings.root)
+            elif destination.startswith("reboot:"):
+                self._report({"type": "reboot"})
             elif is_socket_destination(destination):
                 await serve_socket(stream, destination, settings.root)
             else:

@@ -143,12 +143,37 @@ def test_killed_agent_is_started_again_and_its_edit_is_done(farm: Any, spec: Spe
     )
 
 
-def host_actor(scratch: list[str]) -> int:
-    """Process id of the host actor of the farm whose Ray session lies in one of these folders."""
-    commands = {}
+def test_killed_ray_head_ends_the_farm_and_the_next_takes_the_job_up_again(farm: Any, spec: Spec) -> None:
+    process = farm.up()
+    job_id = farm.submit(spec(6, SLOW))
+    farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
+    scratch = json.loads((farm.home / "running.json").read_text())["scratch"]
+    (head,) = (
+        pid
+        for pid, line in command_lines().items()
+        if "gcs_server" in line.split(" ", 1)[0] and any(folder in line for folder in scratch)
+    )
+    os.kill(head, signal.SIGKILL)
+    # Ray gives its head a minute to come back; edits go on meanwhile, and on the phones in any case.
+    process.wait(240)
+    farm.up()
+    farm.wait_done(job_id)
+    with farm.reader() as reader:
+        results = list(reader.results(job_id))
+    assert len(results) == len({result.trial_id for result in results}) == 6
+
+
+def command_lines() -> dict[int, str]:
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            commands[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def host_actor(scratch: list[str]) -> int:
+    """Process id of the host actor of the farm whose Ray session lies in one of these folders."""
+    commands = command_lines()
     raylets = {
         pid for pid, line in commands.items() if "/raylet " in line and any(s in line for s in scratch)
     }

@@ -16,9 +16,11 @@ from mobifarm.agent import kept as kept_module
 from mobifarm.agent.editor.edit import EditOrder
 from mobifarm.agent.editor.types import EditStatus
 from mobifarm.agent.errors import (
+    AgentError,
     BundleError,
     BundleNotFound,
     Busy,
+    Cancelled,
     Fenced,
     InputError,
     InternalError,
@@ -174,6 +176,22 @@ async def test_cancel_ends_the_edit_with_a_result(execution: Execution, new_requ
     assert (await result_of(execution.run(new_request()))).status == pb.EDIT_STATUS_CANCELLED
     runner.go_on.set()
     assert (await result_of(execution.run(new_request("b")))).status == pb.EDIT_STATUS_CONVERGED
+
+
+@pytest.mark.parametrize("returned", [True, False])
+@pytest.mark.parametrize("kind", [Cancelled, InputError])
+async def test_an_edit_that_did_not_run_to_its_end_proves_its_base_too(
+    execution: Execution, new_request: Requests, runner, kind: type[AgentError], returned: bool
+):
+    def fail() -> None:
+        error = kind("no")
+        error.base_proof = ("hash", returned)
+        raise error
+
+    runner.act = fail
+    result = await result_of(execution.run(new_request()))
+    assert result.status in (pb.EDIT_STATUS_CANCELLED, pb.EDIT_STATUS_FAILED)
+    assert (result.execution.base_hash, result.execution.returned_to_base) == ("hash", returned)
 
 
 async def test_cancelling_what_is_not_held_is_an_error(execution: Execution):

@@ -27,6 +27,7 @@ class ScriptedRequests:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.submitted: list[Any] = []
+        self.asked: list[Any] = []
 
     async def submit(self, spec: Any, records: Any, user: str) -> dict[str, Any]:
         if self.error:
@@ -50,6 +51,26 @@ class ScriptedRequests:
         self, device_id: str, bundle_hash: str, edit_ids: list[str] | None
     ) -> dict[str, Any]:
         return {"asked": [device_id, bundle_hash, edit_ids]}
+
+    async def quarantine_device(self, device_id: str, reason: str) -> dict[str, Any]:
+        self.asked.append(["quarantine", device_id, reason])
+        return {"device_id": device_id, "state": "quarantined"}
+
+    async def drain_device(self, device_id: str, reason: str) -> dict[str, Any]:
+        self.asked.append(["drain", device_id, reason])
+        return {"device_id": device_id, "state": "drained"}
+
+    async def undrain_device(self, device_id: str) -> dict[str, Any]:
+        self.asked.append(["undrain", device_id])
+        return {"device_id": device_id, "state": "ready"}
+
+    async def examine_device(self, device_id: str) -> dict[str, Any]:
+        self.asked.append(["doctor", device_id])
+        return {"findings": []}
+
+    async def forget_device(self, device_id: str, keep_edits: bool) -> dict[str, Any]:
+        self.asked.append(["forget", device_id, keep_edits])
+        return {"device_id": device_id, "removed": (), "left": (), "freed_bytes": 0}
 
     async def add_device(self, address: str, source: str) -> dict[str, Any]:
         return {"device_id": address}
@@ -102,6 +123,11 @@ async def test_every_guarded_route_wants_the_token(
         ("POST", "/api/v1/jobs/j/cancel"),
         ("POST", "/api/v1/devices"),
         ("DELETE", "/api/v1/devices/a"),
+        ("POST", "/api/v1/devices/a/release"),
+        ("POST", "/api/v1/devices/a/quarantine"),
+        ("POST", "/api/v1/devices/a/drain"),
+        ("POST", "/api/v1/devices/a/undrain"),
+        ("POST", "/api/v1/devices/a/doctor"),
         ("GET", "/api/v1/devices/a/edits"),
         ("GET", "/api/v1/devices/a/edits/export"),
         ("POST", "/api/v1/devices/a/edits/import"),
@@ -298,3 +324,38 @@ async def test_a_body_beyond_the_limit_is_refused(
     answer = await client.post("/api/v1/jobs", json=JOB)
     assert (answer.status_code, "split the data set" in answer.json()["error"]) == (413, True)
     assert not requests.submitted
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "asked"),
+    [
+        ("quarantine", {"reason": "smells"}, ["quarantine", "tcp:1:2", "smells"]),
+        ("drain", {"reason": ""}, ["drain", "tcp:1:2", ""]),
+        ("undrain", None, ["undrain", "tcp:1:2"]),
+        ("doctor", None, ["doctor", "tcp:1:2"]),
+    ],
+)
+async def test_a_phone_is_cared_for(
+    client: httpx.AsyncClient,
+    requests: ScriptedRequests,
+    what: str,
+    body: dict[str, str] | None,
+    asked: list[str],
+) -> None:
+    answer = await client.post(f"/api/v1/devices/tcp:1:2/{what}", json=body)
+    assert answer.status_code == 200, answer.text
+    assert requests.asked == [asked]
+
+
+@pytest.mark.parametrize(("query", "keeps"), [("", False), ("?keep_edits=true", True)])
+async def test_forgetting_keeps_edits_only_where_asked(
+    client: httpx.AsyncClient, requests: ScriptedRequests, query: str, keeps: bool
+) -> None:
+    answer = await client.delete(f"/api/v1/devices/tcp:1:2{query}")
+    assert answer.json()["freed_bytes"] == 0
+    assert requests.asked == [["forget", "tcp:1:2", keeps]]
+
+
+@pytest.mark.parametrize("what", ["quarantine", "drain"])
+async def test_a_reason_is_a_text(client: httpx.AsyncClient, what: str) -> None:
+    assert (await client.post(f"/api/v1/devices/a/{what}", json={"reason": 3})).status_code == 400

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mobifarm.controller.core import events
 from mobifarm.controller.core.conditions import Conditions, Gates
 from mobifarm.controller.core.events import (
+    AttemptFailed,
     AttemptFinished,
     ControllerStarted,
     DeviceReady,
@@ -42,6 +43,10 @@ by_name = {
     "priority": st.integers(),
     "attempt_limit": counts,
     "failed": st.booleans(),
+    "base_proven": st.booleans(),
+    "passed": st.booleans(),
+    "by_person": st.booleans(),
+    "number": counts,
     "state": st.sampled_from(DeviceState),
     "identity": st.builds(Identity, texts, texts, texts),
     "properties": properties,
@@ -109,6 +114,12 @@ def test_every_kind_of_event_has_a_name_in_the_log():
         "device_released",
         "device_tagged",
         "device_conditions",
+        "device_quarantined",
+        "device_drained",
+        "device_undrained",
+        "recovery_step",
+        "health_check_started",
+        "health_checked",
         "job_submitted",
         "job_cancelled",
         "lease_granted",
@@ -164,6 +175,16 @@ def test_bulk_is_what_deciding_does_not_need():
     assert without_bulk(AttemptFinished(1.0, "a", 1, "p", False, {"c": 3})).result is None
     ready = DeviceReady(1.0, "p", "h", Identity("p", "s", "f"), {"d": "4"}, "phone", (), "1", 0)
     assert without_bulk(ready) is ready
+
+
+def test_a_log_from_before_bases_were_told_is_read():
+    for event in (
+        AttemptFinished(1.0, "a", 1, "p", False, {}),
+        AttemptFailed(1.0, "a", 1, "p", "no answer"),
+    ):
+        older = encode(event)
+        del older["base_proven"]
+        assert decode(older) == event
 
 
 def test_a_log_from_before_methods_were_placed_is_read():

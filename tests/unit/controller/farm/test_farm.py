@@ -20,10 +20,12 @@ from mobifarm.controller.core.events import (
     DeviceAdded,
     DeviceForgotten,
     DeviceLost,
+    DeviceQuarantined,
     DeviceReady,
     DeviceReleased,
     DeviceState,
     DeviceStateChanged,
+    HealthChecked,
     Identity,
     JobSubmitted,
     TrialPlan,
@@ -49,6 +51,7 @@ class ScriptedHost:
         self.dispatched: asyncio.Queue[tuple[str, str, int, Mapping[str, Any]]] = asyncio.Queue()
         self.acknowledged: asyncio.Queue[str] = asyncio.Queue()
         self.attached: asyncio.Queue[str] = asyncio.Queue()
+        self.checks: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
         self.queue: asyncio.Queue[Sequence[Report] | Exception] = asyncio.Queue()
 
     async def attach(self, device_id: str, address: str) -> None:
@@ -67,6 +70,9 @@ class ScriptedHost:
 
     async def acknowledge(self, device_id: str, attempt_id: str) -> None:
         self.acknowledged.put_nowait(attempt_id)
+
+    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
+        self.checks.put_nowait((device_id, check_id, fencing_token))
 
     async def reports(self) -> Sequence[Report]:
         item = await self.queue.get()
@@ -327,3 +333,18 @@ async def test_what_cannot_be_seen_and_who_settles_is_shown_while_it_lasts(tmp_p
         host.queue.put_nowait([replace(notice, reason="", action=""), seen("usb:1-3")])
         await next_attached(host)
         assert farm.live.notices() == []
+
+
+async def test_a_quarantined_phone_is_checked_and_works_again(path: Path) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        host.queue.put_nowait([DeviceQuarantined(2.0, "a", "its agent does not start"), ready("a")])
+        await until(lambda: farm.state.devices["a"].connected)
+        assert host.dispatched.empty()
+        farm._clock = lambda: 1000.0
+        await farm.apply()
+        device_id, check_id, token = await host.checks.get()
+        assert (device_id, token) == ("a", 0)
+        host.queue.put_nowait([HealthChecked(1001.0, "a", check_id, True, "an edit was done and undone")])
+        assert (await host.dispatched.get())[0] == "a"

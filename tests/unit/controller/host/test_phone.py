@@ -16,13 +16,25 @@ from mobifarm.controller.core.events import (
     AttemptFinished,
     AttemptStarted,
     DeviceLost,
+    DeviceQuarantined,
     DeviceReady,
     DeviceState,
     DeviceStateChanged,
+    HealthChecked,
+    RecoveryStep,
 )
-from mobifarm.controller.errors import AuthorisationRequired, DeviceError, HostError, UserError
+from mobifarm.controller.errors import (
+    AuthorisationRequired,
+    DeviceError,
+    HostError,
+    LinkLost,
+    NotThere,
+    Silent,
+    UserError,
+)
 from mobifarm.controller.host.edits import ExportEdits, ImportEdits, ListEdits, UndoEdits
 from mobifarm.controller.host.phone import PhoneSession
+from mobifarm.controller.host.recovery import LadderSettings, Rung
 from mobifarm.controller.host.reports import AttemptProgress, Report
 from mobifarm.v1 import agent_pb2
 
@@ -43,6 +55,8 @@ PAYLOAD: dict[str, Any] = {
         "portability": [],
     },
 }
+
+QUICK = LadderSettings(back_off_first_s=1e-6, back_off_limit_s=1e-6, quarantined_limit_s=1e-6, boot_s=0.0)
 
 
 def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
@@ -71,6 +85,9 @@ class ScriptedStub:
 
     async def Cancel(self, request: Any, timeout: float) -> None:  # noqa: N802
         await self._short("Cancel", request)
+
+    async def Describe(self, request: Any, timeout: float) -> agent_pb2.DescribeResponse:  # noqa: N802
+        return agent_pb2.DescribeResponse()
 
     async def Acknowledge(self, request: Any, timeout: float) -> None:  # noqa: N802
         await self._short("Acknowledge", request)
@@ -119,6 +136,7 @@ class ScriptedPhone:
         self.pushes: list[str] = []
         self.push_allowed = pushing
         self.closed = asyncio.Event()
+        self.bundles: list[str] = []
 
     async def push_bundle(self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]) -> None:
         self.pushes.append(bundle_hash)
@@ -132,14 +150,24 @@ class ScriptedPhone:
     async def check_health(self, timeout_s: float) -> None:
         pass
 
+    async def stored_bundles(self) -> list[str]:
+        return self.bundles
+
+    async def remove_bundle(self, bundle_hash: str) -> None:
+        self.bundles.remove(bundle_hash)
+
     async def close(self) -> None:
         self.closed.set()
+
+
+class Unsettled:
+    """Answers, and cannot be set up."""
 
 
 class Bench:
     """A session with its reports, waited for by kind."""
 
-    def __init__(self, *outcomes: ScriptedPhone | Exception) -> None:
+    def __init__(self, *outcomes: Any, mend: Any = None) -> None:
         self.outcomes = list(outcomes)
         self.reports: list[Report] = []
         self.now = 100.0
@@ -153,6 +181,8 @@ class Bench:
             emit=self._emit,
             clock=lambda: 1.0,
             monotonic=lambda: self.now,
+            mend=mend,
+            ladder=QUICK,
         )
 
     async def _connect(self, address: str, stage: Any, transfer: Any) -> Any:
@@ -160,6 +190,9 @@ class Bench:
         if not self.outcomes:
             await asyncio.Event().wait()
         outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Unsettled):
+            stage(DeviceState.PROVISIONING)
+            raise DeviceError("no space on the phone")
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -183,8 +216,8 @@ class Bench:
 async def benches() -> AsyncIterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(*outcomes: ScriptedPhone | Exception) -> Bench:
-        made.append(Bench(*outcomes))
+    def make(*outcomes: Any, mend: Any = None) -> Bench:
+        made.append(Bench(*outcomes, mend=mend))
         return made[-1]
 
     yield make
@@ -413,3 +446,117 @@ async def test_what_a_person_should_do_comes_with_the_reason(benches: Callable[.
     bench = benches(HostError("an adb server holds the USB bus", action="run `adb kill-server`"))
     held = await bench.wait_for(DeviceStateChanged, 2)
     assert (held.reason, held.action) == ("an adb server holds the USB bus", "run `adb kill-server`")
+
+
+class ScriptedMend:
+    """Notes what it is asked to do."""
+
+    def __init__(self, allowed: set[Rung], failure: Exception | None = None) -> None:
+        self.allowed = frozenset(allowed)
+        self.failure = failure
+        self.did: list[Rung] = []
+
+    async def __call__(self, rung: Rung) -> None:
+        self.did.append(rung)
+        if self.failure:
+            raise self.failure
+
+
+def rungs(bench: Bench) -> list[str]:
+    return [report.rung for report in bench.reports if isinstance(report, RecoveryStep)]
+
+
+@pytest.mark.parametrize("failure", [None, DeviceError("it refuses")])
+async def test_a_phone_that_cannot_be_set_up_climbs_the_ladder_to_quarantine(
+    benches: Callable[..., Bench], failure: Exception | None
+) -> None:
+    mend = ScriptedMend({Rung.RESTART_AGENT, Rung.REBOOT}, failure)
+    bench = benches(*[Unsettled()] * 12, ScriptedPhone(ScriptedStub()), mend=mend)
+    quarantined = await bench.wait_for(DeviceQuarantined)
+    await bench.wait_for(DeviceReady)
+    assert "no space" in quarantined.reason
+    assert not quarantined.by_person
+    assert bench.count(DeviceQuarantined) == 1
+    assert mend.did[:3] == [Rung.RESTART_AGENT, Rung.RESTART_AGENT, Rung.REBOOT]
+    assert rungs(bench)[:6] == ["reconnect"] * 3 + ["restart_agent"] * 2 + ["reboot"]
+
+
+@pytest.mark.parametrize(
+    "absence",
+    [NotThere("nobody"), HostError("an adb server holds it"), LinkLost("closed"), UserError("no runtime")],
+)
+async def test_a_phone_that_is_away_is_in_no_trouble(
+    benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, absence: Exception
+) -> None:
+    monkeypatch.setattr("mobifarm.controller.host.phone.RECONNECT_FIRST_S", 1e-6)
+    mend = ScriptedMend(set(Rung))
+    bench = benches(*[absence] * 9, ScriptedPhone(ScriptedStub()), mend=mend)
+    await bench.wait_for(DeviceReady)
+    assert mend.did == rungs(bench) == []
+
+
+async def test_a_silent_phone_is_reset_on_usb_and_asked_nothing(benches: Callable[..., Bench]) -> None:
+    mend = ScriptedMend({Rung.RESTART_AGENT, Rung.RESET_USB, Rung.REBOOT})
+    bench = benches(*[Silent("nothing came")] * 4, ScriptedPhone(ScriptedStub()), mend=mend)
+    await bench.wait_for(DeviceReady)
+    assert mend.did == [Rung.RESET_USB]
+
+
+async def test_a_dead_agent_is_the_phones_trouble_and_a_lost_link_is_not(
+    benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobifarm.controller.host.attempts.LINK_LOSS_NOTICE_S", 0.01)
+    dead = ScriptedStub([PROGRESS, rpc_error(grpc.StatusCode.UNAVAILABLE, "gone")])
+    phone = ScriptedPhone(ScriptedStub())
+    bench = benches(ScriptedPhone(dead), phone, ScriptedPhone(ScriptedStub()))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    await bench.wait_for(DeviceReady, 2)
+    (step,) = (report for report in bench.reports if isinstance(report, RecoveryStep))
+    assert (step.rung, step.number) == ("reconnect", 1)
+    assert "gone" in step.reason
+    phone.lost.set()
+    await bench.wait_for(DeviceReady, 3)
+    assert len(rungs(bench)) == 1
+
+
+async def test_a_health_check_is_reported_once_and_ends_with_its_session(
+    benches: Callable[..., Bench],
+) -> None:
+    phone = ScriptedPhone(ScriptedStub())
+    bench = benches(phone)
+    bench.session.check_health("early", 1)
+    await bench.wait_for(DeviceReady)
+    bench.session.check_health("check-1", 7)
+    bench.session.check_health("check-1", 7)
+    checked = await bench.wait_for(HealthChecked)
+    assert (checked.check_id, checked.passed) == ("check-1", True)
+    assert bench.count(HealthChecked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (agent_pb2.EDIT_STATUS_CONVERGED, AttemptFinished),
+        (agent_pb2.EDIT_STATUS_FAILED, AttemptFinished),
+        (agent_pb2.EDIT_STATUS_CANCELLED, AttemptFailed),
+    ],
+)
+@pytest.mark.parametrize(
+    ("base_hash", "returned", "proven"), [("h", True, True), ("h", False, False), ("", False, True)]
+)
+async def test_whether_the_base_is_proven_is_told_of_every_end(
+    benches: Callable[..., Bench],
+    status: agent_pb2.EditStatus,
+    kind: type,
+    base_hash: str,
+    returned: bool,
+    proven: bool,
+) -> None:
+    ended = result(status)
+    ended.result.execution.base_hash = base_hash
+    ended.result.execution.returned_to_base = returned
+    bench = benches(ScriptedPhone(ScriptedStub([ended])))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    assert (await bench.wait_for(kind)).base_proven is proven

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mobifarm.controller.core.check import check
-from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Dispatch
+from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, CheckHealth, Dispatch
 from mobifarm.controller.core.conditions import NO_GATES, Conditions, Gates
 from mobifarm.controller.core.due import LeaseSettings, due, next_due
 from mobifarm.controller.core.events import (
@@ -20,18 +20,23 @@ from mobifarm.controller.core.events import (
     ControllerStarted,
     DeviceAdded,
     DeviceConditions,
+    DeviceDrained,
     DeviceForgotten,
     DeviceLost,
+    DeviceQuarantined,
     DeviceReady,
     DeviceReleased,
     DeviceState,
     DeviceStateChanged,
     DeviceTagged,
+    DeviceUndrained,
+    HealthChecked,
     HeldAttempt,
     Identity,
     JobCancelled,
     JobSubmitted,
     LeaseGranted,
+    RecoveryStep,
     TrialPlan,
     decode,
     encode,
@@ -59,6 +64,16 @@ SELECTORS = (
 )
 GATES = (NO_GATES, Gates(max_temperature_celsius=40.0), Gates(min_battery=0.2, unknown="refuse"))
 USERS = ("ann", "bob")
+OPERATIONS = (
+    "forget",
+    "quarantine",
+    "quarantine for good",
+    "quarantine until it passes",
+    "release",
+    "release",
+    "drain",
+    "undrain",
+)
 ENDED = {TrialState.DONE, TrialState.FAILED, TrialState.ABANDONED, TrialState.CANCELLED}
 
 
@@ -259,7 +274,7 @@ class Histories(RuleBasedStateMachine):
         device = self.state.devices.get(place)
         return device is not None and device.stage is not DeviceState.RETIRED
 
-    @rule(place=st.sampled_from(PLACES), what=st.sampled_from(["forget", "quarantine", "release", "release"]))
+    @rule(place=st.sampled_from(PLACES), what=st.sampled_from(OPERATIONS))
     def operate(self, place, what):
         if not self.known(place):
             return
@@ -269,8 +284,16 @@ class Histories(RuleBasedStateMachine):
                 self.phones[place].linked = False
             case "quarantine":
                 self.apply(DeviceStateChanged(self.now, place, DeviceState.QUARANTINED, "odd", "look"))
+            case "quarantine for good":
+                self.apply(DeviceQuarantined(self.now, place, "odd", "look", by_person=True))
+            case "quarantine until it passes":
+                self.apply(DeviceQuarantined(self.now, place, "its agent does not start"))
             case "release":
                 self.apply(DeviceReleased(self.now, place))
+            case "drain":
+                self.apply(DeviceDrained(self.now, place, "to be sold"))
+            case "undrain":
+                self.apply(DeviceUndrained(self.now, place))
 
     @rule(place=st.sampled_from(PLACES), state=st.sampled_from([DeviceState.COOLING, DeviceState.READY]))
     def pause_or_go_on(self, place, state):
@@ -281,6 +304,11 @@ class Histories(RuleBasedStateMachine):
     def tag(self, place, tags):
         if self.known(place):
             self.apply(DeviceTagged(self.now, place, tags))
+
+    @rule(place=st.sampled_from(PLACES), rung=st.sampled_from(["reconnect", "reboot"]))
+    def recover(self, place, rung):
+        if self.known(place) and not self.state.devices[place].connected:
+            self.apply(RecoveryStep(self.now, place, rung, 1, "it does not answer"))
 
     # Phones
 
@@ -360,6 +388,10 @@ class Histories(RuleBasedStateMachine):
                     self.mail.append(AttemptStarted(self.now, attempt))
                 elif phone.held[attempt][1]:
                     self.deliver(place, attempt)
+            case CheckHealth(check_id=check_id, fencing_token=token):
+                assert not any(not finished for _, finished in phone.held.values()), "it does an edit"
+                assert token >= phone.highest_token
+                self.mail.append(HealthChecked(self.now, place, check_id, len(self.log) % 2 == 0, "tried"))
             case CancelAttempt(attempt_id=attempt):
                 self.finish(place, attempt)
             case Acknowledge(attempt_id=attempt):
@@ -382,7 +414,15 @@ class Histories(RuleBasedStateMachine):
     def deliver(self, place, attempt):
         token, _ = self.phones[place].held[attempt]
         self.mail.append(
-            AttemptFinished(self.now, attempt, token, place, failed=token % 5 == 0, result={"by": attempt})
+            AttemptFinished(
+                self.now,
+                attempt,
+                token,
+                place,
+                failed=token % 5 == 0,
+                result={"by": attempt},
+                base_proven=token % 7 != 0,
+            )
         )
 
     @rule(place=st.sampled_from(PLACES))
@@ -442,7 +482,9 @@ class Histories(RuleBasedStateMachine):
         for place in PLACES:
             self.plug_in(place)
             self.operate(place, "release")
+            self.operate(place, "undrain")
             self.tag(place, ("bench",))
+            self.pause_or_go_on(place, DeviceState.READY)
         self.cancel_what_has_lost_its_phone()
         for _ in range(40 + 20 * len(self.state.trials)):
             if not any(job.open for job in self.state.jobs.values()):
