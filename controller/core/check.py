@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from mobifarm.controller.core.events import DeviceState
+from mobifarm.controller.core.hosts import is_there
 from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.core.state import DELIVERED, LIVE, FarmState, Job, Trial, TrialState
 from mobifarm.controller.errors import Bug
@@ -69,6 +70,10 @@ def _check_devices(state: FarmState) -> None:
         _require(
             device.stage not in (DeviceState.LEASED, DeviceState.QUARANTINED),
             f"the stage of {device_id} is its link's",
+        )
+        _require(
+            not device.connected or is_there(state, device),
+            f"{device_id} is connected only while its host is",
         )
 
 

@@ -51,8 +51,8 @@ class ScriptedRequests:
     ) -> dict[str, Any]:
         return {"asked": [device_id, bundle_hash, edit_ids]}
 
-    async def add_device(self, address: str, source: str) -> dict[str, Any]:
-        return {"device_id": address}
+    async def add_device(self, address: str, source: str, host: str = "") -> dict[str, Any]:
+        return {"device_id": f"{host}/{address}" if host else address}
 
 
 class ScriptedFarm:
