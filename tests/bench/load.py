@@ -226,7 +226,7 @@ def _usage() -> dict[str, float]:
 
 
 async def _measure(
-    arguments: argparse.Namespace, addresses: list[str], actor: Any, home: Path
+    arguments: argparse.Namespace, agents: dict[str, int], actor: Any, home: Path
 ) -> dict[str, Any]:
     store = open_store(FarmPaths(home), arguments.store)
     commits = 0
@@ -249,9 +249,8 @@ async def _measure(
     )
     running = asyncio.create_task(farm.run())
     await farm.started.wait()
-    phones = [
-        f"{address}#{number}" for address, number in zip(itertools.cycle(addresses), range(arguments.phones))
-    ]
+    addresses = list(agents)
+    phones = [f"{addresses[number % len(addresses)]}#{number}" for number in range(arguments.phones)]
     connect_from = time.monotonic()
     await farm.apply(*(DeviceAdded(time.time(), phone, phone, "bench") for phone in phones))
     await asyncio.gather(*(farm.attach(phone, phone) for phone in phones))
@@ -264,6 +263,7 @@ async def _measure(
     )
     job = JobSubmitted(time.time(), "job", "load", "bench", {}, plans, DeviceSelector(), 0, 3)
     host_before = await actor.usage.remote()
+    agents_before = _cpu_s_of(list(agents.values()))
     before, commits_before, from_s = _usage(), commits, time.monotonic()
     await farm.apply(job)
     submit_s = time.monotonic() - from_s
@@ -296,6 +296,7 @@ async def _measure(
         "controller_rss_bytes": after["rss_bytes"],
         "host_actor_cpu_s": host_after["cpu_s"] - host_before["cpu_s"],
         "host_actor_rss_bytes": host_after["rss_bytes"],
+        "agents_cpu_s": _cpu_s_of(list(agents.values())) - agents_before,
         "store": "postgresql" if arguments.store else "sqlite",
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
@@ -303,8 +304,17 @@ async def _measure(
     }
 
 
-def _start_agents(arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> list[str]:
-    addresses = []
+def _cpu_s_of(pids: list[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _start_agents(arguments: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> dict[str, int]:
+    """The processes' ids by their addresses."""
+    addresses = {}
     for number in range(arguments.agent_processes):
         address = f"unix:{folder}/agents{number}"
         command = [sys.executable, __file__, "--serve", address, "--work-ms", str(arguments.work_ms)]
@@ -314,7 +324,7 @@ def _start_agents(arguments: argparse.Namespace, folder: Path, stack: contextlib
         stack.callback(process.wait, 30)
         stack.callback(process.stdin.close)
         assert process.stdout.readline() == "ready\n"
-        addresses.append(address)
+        addresses[address] = process.pid
     return addresses
 
 
@@ -339,7 +349,7 @@ def main() -> None:
         return
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mobifarm-load-")))
-        addresses = _start_agents(arguments, folder, stack)
+        agents = _start_agents(arguments, folder, stack)
         token = folder / "ray-token"
         token.write_text("0" * 64)
         cluster = Cluster.start(token)
@@ -358,7 +368,7 @@ def main() -> None:
 
             profiler = cProfile.Profile()
             profiler.enable()
-        figures = asyncio.run(_measure(arguments, addresses, actor, folder))
+        figures = asyncio.run(_measure(arguments, agents, actor, folder))
         if profiler:
             profiler.disable()
             profiler.dump_stats(arguments.profile)
