@@ -20,12 +20,22 @@ class FarmPaths:
         return self.home / "farm.sqlite"
 
     @property
+    def store_url(self) -> Path:
+        """Names the PostgreSQL database (0600: with its password) of a farm that has its store there."""
+        return self.home / "store-url"
+
+    @property
     def adb_key(self) -> Path:
         return self.home / "adbkey"
 
     @property
     def api_token(self) -> Path:
         return self.home / "api-token"
+
+    @property
+    def join_token(self) -> Path:
+        """What other machines need to become hosts; the same over restarts, so that they come back."""
+        return self.home / "join-token"
 
     @property
     def tokens(self) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mobifarm.controller.core.views import JobView
-from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.read import Reader
 from mobifarm.workloads.summary import Summary, TrialRecord, summarise
 
 
@@ -34,7 +34,7 @@ class JobResults:
         }
 
 
-def job_results(reader: StoreReader, job_id: str) -> JobResults:
+def job_results(reader: Reader, job_id: str) -> JobResults:
     """Read a job's results.
 
     Raises:

@@ -19,6 +19,7 @@ class VirtualPhones:
     """Runs a launcher process; ``phones`` are connectable inside the ``with`` block.
 
     ``home`` None is a temporary folder, removed at the end. The launcher ends with this process in any case.
+    ``wrapper`` is put before its command, e.g. to run it in another network namespace.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class VirtualPhones:
         authorisation: Authorisation = "accept",
         serial: str = "",
         usb: bool = False,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="mobifarm-virtual-")
         self.home = home or Path(self._temporary.name if self._temporary else "")
@@ -39,6 +41,7 @@ class VirtualPhones:
         self._count = count
         self._process: subprocess.Popen[str] | None = None
         self._command = [
+            *wrapper,
             sys.executable,
             "-m",
             "mobifarm.simulator.cli",

@@ -30,6 +30,7 @@ class NewDevice(Body):
     address: Annotated[
         str, Field(description="tcp:HOST:PORT, usb:BUS-PORT.PORT, or computer for the farm's own")
     ]
+    host: Annotated[str, Field(description="the joined host that it is connected to")] = ""
 
 
 class ChangedTags(Body):

@@ -35,7 +35,7 @@ async def devices(farm: Farmhouse, _: Viewer) -> list[DeviceNow]:
 @router.post("")
 async def add_device(body: NewDevice, farm: Farmhouse, _: Operator) -> DeviceId:
     """Keep the phone at this address connected from now on."""
-    return DeviceId(**await farm.requests.add_device(body.address, "operator"))
+    return DeviceId(**await farm.requests.add_device(body.address, "operator", body.host))
 
 
 @router.post("/{device_id:path}/release")

@@ -16,6 +16,7 @@ from mobifarm.controller.api.bodies import Health, JsonObject, WhoAmI
 from mobifarm.controller.api.services import Farmhouse, Services, Viewer
 from mobifarm.controller.core.events import Event, encode
 from mobifarm.controller.core.state import FarmState
+from mobifarm.controller.farm.hosts import HostView
 from mobifarm.controller.farm.metrics import render_metrics
 
 router = APIRouter(tags=["farm"])
@@ -51,6 +52,12 @@ async def live(farm: Farmhouse, _: Viewer) -> JsonObject:
         "devices": {device_id: device.to_json() for device_id, device in seen.devices().items()},
         "notices": [asdict(notice) for notice in seen.notices()],
     }
+
+
+@router.get("/api/v1/hosts")
+async def hosts(farm: Farmhouse, _: Viewer) -> list[HostView]:
+    """The machines with phones, the farm's own first: state and reason, versions, number of phones."""
+    return list(farm.hosts())
 
 
 @router.get("/api/v1/events", response_class=StreamingResponse)

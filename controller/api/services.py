@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,8 +11,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from mobifarm.controller.api.access import Caller, Role
 from mobifarm.controller.farm.farm import Farm
+from mobifarm.controller.farm.hosts import HostView
 from mobifarm.controller.farm.requests import FarmRequests
-from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.read import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,14 @@ class Services:
     """The farm behind the API.
 
     ``open_reader`` opens a view of the store for one thread; ``authenticate`` tells the caller from an
-    ``authorization`` header.
+    ``authorization`` header; ``hosts`` gives the machines with phones.
     """
 
     farm: Farm
     requests: FarmRequests
-    open_reader: Callable[[], StoreReader]
+    open_reader: Callable[[], Reader]
     authenticate: Callable[[str], Caller | None]
+    hosts: Callable[[], Sequence[HostView]] = tuple
 
 
 class Refused(Exception):

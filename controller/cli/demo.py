@@ -29,7 +29,8 @@ from mobifarm.controller.cli.results import Attempts, ResultFormat, print_result
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.errors import FarmError, HostError, UserError
 from mobifarm.controller.paths import FarmPaths, farm_paths
-from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.choose import open_reader
+from mobifarm.controller.store.read import Reader
 
 MARKER = ".mobifarm-demo"  # only a folder with this file is ever emptied
 MODEL = "smollm2-135m-instruct"
@@ -176,7 +177,7 @@ def _pull_a_cable(
 ) -> None:
     """Unplug the phone that is in the middle of an edit; plug it in once its edit runs elsewhere."""
     try:
-        with StoreReader(paths.database) as reader, FarmClient(paths) as client:
+        with open_reader(paths) as reader, FarmClient(paths) as client:
             while not ended.wait(POLL_PERIOD_S):
                 if reader.job(job_id).ended < UNPLUG_AFTER_EDITS:
                     continue
@@ -191,7 +192,7 @@ def _pull_a_cable(
 
 
 def _unplug_until_retried(
-    reader: StoreReader, virtual: Path, name: str, job_id: str, attempt_id: str, ended: threading.Event
+    reader: Reader, virtual: Path, name: str, job_id: str, attempt_id: str, ended: threading.Event
 ) -> None:
     _say(f"     pulling the cable of {name} in the middle of {attempt_id}")
     _control(virtual, name, "unplug")

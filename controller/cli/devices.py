@@ -19,7 +19,7 @@ from mobifarm.controller.client import LONG_DEADLINE_S, FarmClient
 from mobifarm.controller.core.views import DeviceView
 from mobifarm.controller.errors import FarmError
 from mobifarm.controller.paths import FarmPaths, farm_paths
-from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.choose import open_reader
 from mobifarm.workloads.plain_text import printable
 
 WATCH_PERIOD_S = 0.5
@@ -39,7 +39,7 @@ def devices(
         context.obj = home
         return
     paths = farm_paths(home)
-    with StoreReader(paths.database) as reader:
+    with open_reader(paths) as reader:
         if watch and not as_json:
             with Live(console=console(), auto_refresh=False) as screen:
                 while True:
@@ -54,11 +54,15 @@ def devices(
 
 
 @app.command()
-def add(context: typer.Context, address: str) -> None:
+def add(
+    context: typer.Context,
+    address: str,
+    host: Annotated[str, typer.Option(help="The joined host that it is connected to.")] = "",
+) -> None:
     """Add the phone at tcp:HOST:PORT or usb:BUS-PORT.PORT, or this computer, to the running farm."""
     with FarmClient(farm_paths(context.obj)) as client:
-        client.post("/api/v1/devices", {"address": address})
-    typer.echo(f"added {address}; `mobifarm devices --watch` shows it getting ready")
+        added = client.post("/api/v1/devices", {"address": address, **({"host": host} if host else {})})
+    typer.echo(f"added {added['device_id']}; `mobifarm devices --watch` shows it getting ready")
 
 
 @app.command()

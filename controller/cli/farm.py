@@ -66,6 +66,20 @@ def up(
     allow_reboot: Annotated[
         bool, typer.Option("--allow-reboot", help="Reboot a phone in trouble that nothing else helps.")
     ] = False,
+    accept_hosts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS[:PORT]",
+            help="Let other machines join at this machine's address. Ray then listens on the network.",
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="postgresql://…",
+            help="Keep the log in this database from the first start on, not in a file.",
+        ),
+    ] = None,
 ) -> None:
     """Start the farm and stay in the foreground; Ctrl-C stops it, and `up` again takes up where it was."""
     server = parse_adb_server(adb_server_at) if adb_server_at else DEFAULT_ADB_SERVER if adb_server else None
@@ -92,6 +106,8 @@ def up(
         allow_reboot=allow_reboot,
         announce=lambda url: typer.echo(f"ready {url}"),
         discovery=DiscoverySettings(usb=usb, adb_server=server),
+        accept_hosts=accept_hosts,
+        store_url=store,
     )
 
 

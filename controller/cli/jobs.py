@@ -17,7 +17,7 @@ from mobifarm.controller.client import FarmClient
 from mobifarm.controller.core.views import JobView
 from mobifarm.controller.errors import FarmError, UserError
 from mobifarm.controller.paths import FarmPaths, farm_paths
-from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.choose import open_reader
 
 POLL_PERIOD_S = 0.5
 ENDED = ("done", "cancelled")
@@ -73,7 +73,7 @@ def follow(paths: FarmPaths, job_id: str) -> JobView:
         HostError, UserError: the farm went away; the job goes on when it is started again.
     """
     with (
-        StoreReader(paths.database) as reader,
+        open_reader(paths) as reader,
         Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -111,7 +111,7 @@ def jobs(
     home: Home = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """List the jobs, newest last."""
-    with StoreReader(farm_paths(home).database) as reader:
+    with open_reader(farm_paths(home)) as reader:
         rows = reader.jobs()
     if as_json:
         print_json(rows)

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 import typer
 
 from mobifarm import __version__
-from mobifarm.controller.cli import demo, devices, doctor, edits, farm, jobs, replay, tokens, why
+from mobifarm.controller.cli import demo, devices, doctor, edits, farm, hosts, jobs, replay, tokens, why
 from mobifarm.controller.errors import FarmError
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.plain_text import printable
@@ -43,6 +43,8 @@ def options(
 
 def _assemble() -> None:
     app.command()(farm.up)
+    app.command()(hosts.join)
+    app.command()(hosts.hosts)
     app.command()(jobs.run)
     app.command()(jobs.jobs)
     app.command()(jobs.results)

@@ -9,7 +9,7 @@ import typer
 from mobifarm.controller.cli.output import console, print_json
 from mobifarm.controller.paths import FarmPaths
 from mobifarm.controller.results import job_results
-from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.choose import open_reader
 
 
 class ResultFormat(StrEnum):
@@ -37,7 +37,7 @@ def print_results(paths: FarmPaths, job_id: str, chosen: ResultFormat, attempts:
     Raises:
         UserError: there is no such job.
     """
-    with StoreReader(paths.database) as reader:
+    with open_reader(paths) as reader:
         results = job_results(reader, job_id)
     if chosen is ResultFormat.JSON:
         print_json(results.to_json())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from mobifarm.controller.core.events import DeviceState
+from mobifarm.controller.core.hosts import is_there
 from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.core.state import DELIVERED, LIVE, FarmState, Job, Trial, TrialState
 from mobifarm.controller.errors import Bug
@@ -76,6 +77,10 @@ def _check_devices(state: FarmState) -> None:
         )
         waits = device.quarantine is not None and device.quarantine.next_check_at is not None
         _require(not waits or device.strikes > 0, f"{device_id} knows how often it was quarantined")
+        _require(
+            not device.connected or is_there(state, device),
+            f"{device_id} is connected only while its host is",
+        )
 
 
 def _check_trial(state: FarmState, trial: Trial) -> None:

@@ -83,6 +83,7 @@ class DeviceAdded:
     device_id: str
     address: str
     source: str
+    host: str = ""  # the joined host that owns the place; "" for the machine of the controller
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +296,25 @@ class LeaseExpired:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class HostJoined:
+    """Another machine with phones belongs to the farm, or is back; its phones report anew."""
+
+    at: float
+    host: str
+    address: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class HostLost:
+    """A joined machine is not heard of any more, and with it all of its phones."""
+
+    at: float
+    host: str
+    reason: str
+
+
 Event = (
     ControllerStarted
     | DeviceAdded
@@ -318,6 +338,8 @@ Event = (
     | AttemptFinished
     | AttemptFailed
     | LeaseExpired
+    | HostJoined
+    | HostLost
 )
 
 # The names are in users' logs: they outlive renamings of the classes.
@@ -344,6 +366,8 @@ _KINDS: Final[dict[str, type[Event]]] = {
     "attempt_finished": AttemptFinished,
     "attempt_failed": AttemptFailed,
     "lease_expired": LeaseExpired,
+    "host_joined": HostJoined,
+    "host_lost": HostLost,
 }
 _NAMES: Final = {cls: name for name, cls in _KINDS.items()}
 

@@ -47,6 +47,12 @@ class AttemptState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class HostState(StrEnum):
+    JOINED = "joined"
+    EXPECTED = "expected"  # the controller was restarted, and it has not joined again yet
+    LOST = "lost"
+
+
 LIVE: Final = frozenset({AttemptState.LEASED, AttemptState.RUNNING})
 DELIVERED: Final = frozenset({AttemptState.DONE, AttemptState.FAILED})
 
@@ -83,6 +89,7 @@ class Device:
     reason: str = ""
     action: str = ""
     host: str = ""
+    joined_host: str = ""  # the host to ask for it; "" for the machine of the controller
     identity: Identity | None = None  # None until first ready
     properties: Mapping[str, str] = field(default_factory=dict)
     execution: str | None = None
@@ -251,6 +258,18 @@ class Attempt:
 
 
 @dataclass(slots=True)
+class Host:
+    """A machine that has joined the farm; the controller's own machine is not one of them."""
+
+    name: str
+    state: HostState
+    address: str
+    versions: Mapping[str, str]
+    changed_at: float
+    reason: str = ""
+
+
+@dataclass(slots=True)
 class Changes:
     """Ids of what has changed since :func:`take_changes` was last called."""
 
@@ -263,6 +282,7 @@ class Changes:
 @dataclass(slots=True)
 class FarmState:
     devices: dict[str, Device] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
     jobs: dict[str, Job] = field(default_factory=dict)
     trials: dict[str, Trial] = field(default_factory=dict)
     attempts: dict[str, Attempt] = field(default_factory=dict)

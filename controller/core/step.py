@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from mobifarm.controller.core import hosts
 from mobifarm.controller.core.care import UNPROVEN_BASE, CareNews, care
 from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, Command, Dispatch
 from mobifarm.controller.core.conditions import UNKNOWN
@@ -30,6 +31,8 @@ from mobifarm.controller.core.events import (
     DeviceStateChanged,
     DeviceTagged,
     Event,
+    HostJoined,
+    HostLost,
     JobCancelled,
     JobSubmitted,
     LeaseExpired,
@@ -108,6 +111,10 @@ def _apply(state: FarmState, event: Event) -> Commands:
             return _controller_started(state, event)
         case DeviceAdded():
             return _device_added(state, event)
+        case HostJoined():
+            return hosts.joined(state, event)
+        case HostLost():
+            return hosts.lost(state, event)
         case _:
             return _device_news(state, event)
 
@@ -304,6 +311,7 @@ def _controller_started(state: FarmState, event: ControllerStarted) -> Commands:
     if event.epoch <= state.epoch:
         raise Bug(f"The controller started with epoch {event.epoch} after epoch {state.epoch}.")
     state.epoch, state.policy = event.epoch, event.policy
+    hosts.expect_all(state, event.at)
     for device in state.devices.values():
         if device.stage is not DeviceState.RETIRED:
             set_stage(state, device, DeviceState.LOST, event.at, "the controller was restarted")
@@ -314,6 +322,8 @@ def _controller_started(state: FarmState, event: ControllerStarted) -> Commands:
 
 
 def _device_added(state: FarmState, event: DeviceAdded) -> Commands:
+    if event.host and event.host not in state.hosts:
+        raise Bug(f"Phone {event.device_id} was added to the host {event.host}, which has never joined.")
     device = state.devices.get(event.device_id)
     if device is None or device.stage is DeviceState.RETIRED:
         state.devices[event.device_id] = Device(
@@ -322,6 +332,8 @@ def _device_added(state: FarmState, event: DeviceAdded) -> Commands:
             event.source,
             DeviceState.DISCOVERED,
             changed_at=event.at,
+            host=event.host,
+            joined_host=event.host,
             # A forgotten place may get another phone: its measurements must not join those of the one before.
             measurement_epoch=0 if device is None else device.measurement_epoch,
         )
@@ -349,6 +361,8 @@ def _device_news(state: FarmState, event: DeviceNews) -> Commands:
         raise Bug(f"There is news of phone {event.device_id}, which was never added.")
     if device.stage is DeviceState.RETIRED:
         return ()
+    if _is_from_its_link(event) and not hosts.is_there(state, device):
+        return ()  # it was on its way when the host was given up; the phone reports anew when that is back
     match event:
         case DeviceReady():
             return _device_ready(state, device, event)
@@ -368,6 +382,12 @@ def _device_news(state: FarmState, event: DeviceNews) -> Commands:
             return ()
         case _:
             return care(state, device, event)
+
+
+def _is_from_its_link(event: DeviceNews) -> bool:
+    if isinstance(event, DeviceStateChanged):
+        return event.state is not DeviceState.QUARANTINED
+    return isinstance(event, DeviceReady)
 
 
 def _device_state_changed(state: FarmState, device: Device, event: DeviceStateChanged) -> Commands:

@@ -15,7 +15,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from mobifarm.controller.core.check import check
 from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, CheckHealth, Command, Dispatch
@@ -29,6 +29,10 @@ from mobifarm.controller.core.events import (
     DeviceReady,
     DeviceState,
     Event,
+    HostJoined,
+    HostLost,
+    JobCancelled,
+    LeaseExpired,
     LeaseGranted,
     encode,
 )
@@ -59,6 +63,12 @@ logger = logging.getLogger(__name__)
 HOST_RETRY_S = 1.0
 
 
+Order = tuple[str, str, *tuple[Any, ...]]
+"""``dispatch``, ``cancel``, ``acknowledge`` or ``check_health``, the phone, and the other arguments."""
+
+ORDERS_LIMIT = 200  # per call: each dispatch carries a trial's payload
+
+
 class HostForgot(HostError):
     """The host's process was started again: it knows no phones until they are attached anew."""
 
@@ -69,19 +79,17 @@ class HostLink(Protocol):
     @property
     def name(self) -> str: ...
 
+    async def begin(self) -> None:
+        """Let the host forget what it knew, so that all phones that are then attached report anew."""
+        ...
+
     async def attach(self, device_id: str, address: str) -> None: ...
 
     async def detach(self, device_id: str) -> None: ...
 
-    async def dispatch(
-        self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]
-    ) -> None: ...
-
-    async def cancel(self, device_id: str, attempt_id: str) -> None: ...
-
-    async def acknowledge(self, device_id: str, attempt_id: str) -> None: ...
-
-    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None: ...
+    async def carry_out(self, orders: Sequence[Order]) -> None:
+        """Have the host do these in order: one call for many, as calls between processes are dear."""
+        ...
 
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
         """See :func:`mobifarm.controller.host.edits.carry_out`."""
@@ -92,14 +100,23 @@ class HostLink(Protocol):
     async def clean(self, address: str, keep_edits: bool) -> Removal: ...
 
     async def reports(self) -> Sequence[Report]:
-        """Wait for reports. Raises HostForgot when the host has forgotten its phones."""
+        """Wait for reports. Raises HostForgot when the host has forgotten its phones since :meth:`begin`."""
         ...
 
 
+class _Connection:
+    """A host and what it is to do, in order. One that hangs holds up no other."""
+
+    def __init__(self, link: HostLink) -> None:
+        self.link = link
+        self.commands: asyncio.Queue[Command] = asyncio.Queue()
+
+
 class Farm:
-    """One controller over one store and one host.
+    """One controller over one store, its own machine's phones, and the hosts that :meth:`follow` is told of.
 
     Args:
+        host: this machine.
         identifier: makes a new id with a prefix, e.g. ``attempt-1a2b``; randomness is passed in.
         clock: unix time in seconds.
         paranoid: check the core's invariants after every event (tests and development).
@@ -117,7 +134,8 @@ class Farm:
         paranoid: bool = False,
     ) -> None:
         self._store = store
-        self._host = host
+        self._here = _Connection(host)
+        self._joined: dict[str, _Connection] = {}  # by the name of the host; only those that are there
         self.policy = policy
         self._matches = Matches()
         self._settings = settings
@@ -125,8 +143,8 @@ class Farm:
         self._identifier = identifier
         self._paranoid = paranoid
         self._news = asyncio.Event()
+        self._payloads: dict[str, Mapping[str, Any]] = {}  # of trials that are under way
         self._change = asyncio.Event()
-        self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self.state: FarmState = replay(store.load())
         self.live = LiveView()
         self.started = asyncio.Event()
@@ -136,7 +154,7 @@ class Farm:
         await self.apply(ControllerStarted(self._clock(), self._store.epoch, self.policy.name))
         self.started.set()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._carry_out())
+            tasks.create_task(self._carry_out(self._here))
             tasks.create_task(self._listen())
             tasks.create_task(self._schedule())
 
@@ -149,6 +167,12 @@ class Farm:
         Raises:
             Bug: an event does not fit the state; it and those after it are not applied.
         """
+        _, misfit = await self._apply(events)
+        if misfit:
+            raise misfit
+
+    async def _apply(self, events: Sequence[Event]) -> tuple[int, Bug | None]:
+        """How many events were applied, and why the next one does not fit."""
         commands: list[Command] = []
         applied: list[Event] = []
         misfit: Bug | None = None
@@ -168,12 +192,12 @@ class Farm:
         for event in applied:
             self._note(event)
         for command in commands:
-            self._commands.put_nowait(command)
+            if connection := self._connection(command.device_id):
+                connection.commands.put_nowait(command)
         self._news.set()
         change, self._change = self._change, asyncio.Event()
         change.set()
-        if misfit:
-            raise misfit
+        return len(applied), misfit
 
     def next_change(self) -> asyncio.Event:
         """Set once, when events have been made durable after this call."""
@@ -185,6 +209,11 @@ class Farm:
             return event
         device = self.state.devices[event.device_id]
         delivered, attempt = event.result, self.state.attempts.get(event.attempt_id)
+        payload: Mapping[str, Any] = {}
+        if attempt is not None:
+            # One look-up by key, on purpose not awaited: reports are stepped in the order they came in.
+            kept = self._payloads.pop(attempt.trial_id, None)
+            payload = self._store.payload(attempt.trial_id) if kept is None else kept
         result = {
             "attempt_id": event.attempt_id,
             "device_id": event.device_id,
@@ -197,8 +226,7 @@ class Farm:
                 properties=device.properties,
                 agent_version=delivered["agent_version"],
                 sensors=delivered["sensors"],
-                # One look-up by key, on purpose not awaited: reports are stepped in the order they came in.
-                payload={} if attempt is None else self._store.payload(attempt.trial_id),
+                payload=payload,
                 result=delivered["result"],
             ),
         }
@@ -208,20 +236,38 @@ class Farm:
         match event:
             case DeviceLost() | DeviceReady():
                 self.live.drop(event.device_id)
-            case AttemptFinished() | AttemptFailed():
+            case AttemptFinished():
                 self.live.finished(event.device_id)
+            case AttemptFailed():
+                self.live.finished(event.device_id)
+                self._payloads.clear()  # rare, and what is missing is read again
+            case LeaseExpired() | JobCancelled():
+                self._payloads.clear()
+
+    def _connection(self, device_id: str) -> _Connection | None:
+        """The way to a phone; None while its host is away."""
+        device = self.state.devices.get(device_id)
+        if device is None or not device.joined_host:
+            return self._here
+        return self._joined.get(device.joined_host)
+
+    def _link(self, device_id: str) -> HostLink:
+        connection = self._connection(device_id)
+        if connection is None:
+            raise HostError(f"the host of the phone {device_id} is away: `mobifarm hosts` says why")
+        return connection.link
 
     async def attach(self, device_id: str, address: str) -> None:
         """Have the host keep this phone connected; a host that is away does it when it is back."""
         try:
-            await self._host.attach(device_id, address)
+            await self._link(device_id).attach(device_id, address)
         except HostError as error:
             logger.warning("%s", error)
 
     async def detach(self, device_id: str) -> None:
         self.live.drop(device_id)
         try:
-            await self._host.detach(device_id)
+            await self._link(device_id).detach(device_id)
         except HostError as error:
             logger.warning("%s", error)
 
@@ -231,32 +277,64 @@ class Farm:
         Raises:
             UserError, DeviceError, HostError: nothing was changed.
         """
-        return await self._host.edits(device_id, request)
+        return await self._link(device_id).edits(device_id, request)
 
     async def examine(self, device_id: str) -> list[Finding]:
         """Probe what a phone can do. Raises UserError, DeviceError, HostError."""
-        return await self._host.examine(device_id)
+        return await self._link(device_id).examine(device_id)
 
-    async def clean(self, address: str, keep_edits: bool) -> Removal:
+    async def clean(self, device_id: str, keep_edits: bool) -> Removal:
         """Take what the farm left off a phone that is detached. Raises DeviceError, HostError."""
-        return await self._host.clean(address, keep_edits)
+        return await self._link(device_id).clean(self.state.devices[device_id].address, keep_edits)
 
-    async def _attach_all(self) -> None:
+    async def _attach_all(self, link: HostLink, joined_host: str = "") -> None:
         for device in list(self.state.devices.values()):
-            if device.stage is not DeviceState.RETIRED:
-                await self._host.attach(device.device_id, device.address)
+            if device.joined_host == joined_host and device.stage is not DeviceState.RETIRED:
+                await link.attach(device.device_id, device.address)
+
+    async def follow(self, link: HostLink, joined: HostJoined) -> None:
+        """Follow a host that joins until nothing is heard of it any more, which ends this call.
+
+        Raises:
+            HostError: it does not answer at all; nothing has changed.
+        """
+        await link.begin()
+        connection = _Connection(link)
+        self._joined[joined.host] = connection
+        await self.apply(joined)
+        tasks = [
+            asyncio.create_task(self._carry_out(connection)),
+            asyncio.create_task(self._listen_to(link, joined.host)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            del self._joined[joined.host]
+        error = next(error for task, error in zip(tasks, ended, strict=True) if task in done)
+        logger.warning("the host %s is lost", joined.host, exc_info=error)
+        reason = str(error) if isinstance(error, HostError) else f"unexpected {type(error).__name__}: {error}"
+        await self.apply(HostLost(self._clock(), joined.host, reason))
+
+    async def _listen_to(self, link: HostLink, joined_host: str) -> NoReturn:
+        await self._attach_all(link, joined_host)
+        while True:
+            await self._take(await link.reports(), joined_host)
 
     # --- the three loops ------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        """Turn the host's reports into events; a host that was away begins with every phone lost."""
+        """Turn this machine's reports into events; a host that was away begins with every phone lost."""
         attached = False
         while True:
             try:
                 if not attached:
-                    await self._attach_all()
+                    await self._here.link.begin()
+                    await self._attach_all(self._here.link)
                     attached = True
-                reports = await self._host.reports()
+                reports = await self._here.link.reports()
             except HostForgot as error:
                 await self._lose_all(str(error))
                 attached = False
@@ -268,10 +346,10 @@ class Farm:
             else:
                 await self._take(reports)
 
-    async def _take(self, reports: Sequence[Report]) -> None:
+    async def _take(self, reports: Sequence[Report], joined_host: str = "") -> None:
         """Note what is fleeting, apply what is durable, in order and in one commit."""
         durable: list[Event] = []
-        seen: list[str] = []
+        seen: list[tuple[str, str]] = []
         settling: list[PhoneSettling] = []
         for report in reports:
             match report:
@@ -282,27 +360,27 @@ class Farm:
                     if isinstance(report, DiscoveryNotice) and report.reason:
                         logger.warning("%s on %s: %s", report.source, report.host, report.reason)
                 case PhoneSeen():
-                    if self._is_welcome(report):
-                        seen.append(report.address)
-                        durable.append(DeviceAdded(report.at, report.address, report.address, report.source))
+                    device_id = f"{joined_host}/{report.address}" if joined_host else report.address
+                    if self._is_welcome(device_id, report):
+                        seen.append((device_id, report.address))
+                        durable.append(
+                            DeviceAdded(report.at, device_id, report.address, report.source, joined_host)
+                        )
                 case _ if self._concerns(report) and _is_storable(report):
                     durable.append(report)
-        await asyncio.gather(*(self._apply_report(event) for event in durable))
+        while durable:
+            applied, misfit = await self._apply(durable)
+            if misfit is not None:  # what a phone says must never stop the farm or other reports
+                logger.error("a report that does not fit was dropped: %r", durable[applied], exc_info=misfit)
+            durable = durable[applied + 1 :]
         for news in settling:  # after the loss that it follows, which drops what was heard before
             self.live.note(news)
-        for address in seen:
-            await self.attach(address, address)
+        for device_id, address in seen:
+            await self.attach(device_id, address)
 
-    async def _apply_report(self, event: Event) -> None:
-        """Apply one report on its own: what a phone says must never stop the farm or other reports."""
-        try:
-            await self.apply(event)
-        except Bug:
-            logger.exception("a report that does not fit was dropped: %r", event)
-
-    def _is_welcome(self, seen: PhoneSeen) -> bool:
+    def _is_welcome(self, device_id: str, seen: PhoneSeen) -> bool:
         """A forgotten place comes back when its phone is plugged in again, not for being there still."""
-        device = self.state.devices.get(seen.address)
+        device = self.state.devices.get(device_id)
         return seen.observed or device is None or device.stage is not DeviceState.RETIRED
 
     def _concerns(self, event: Event) -> bool:
@@ -311,7 +389,11 @@ class Farm:
         return device_id is None or device_id in self.state.devices
 
     async def _lose_all(self, reason: str) -> None:
-        connected = [device.device_id for device in self.state.devices.values() if device.connected]
+        connected = [
+            device.device_id
+            for device in self.state.devices.values()
+            if device.connected and not device.joined_host
+        ]
         if connected:
             await self.apply(*(DeviceLost(self._clock(), device_id, reason) for device_id in connected))
 
@@ -350,27 +432,31 @@ class Farm:
                 )
             )
 
-    async def _carry_out(self) -> None:
+    async def _carry_out(self, connection: _Connection) -> None:
         """Run commands in order. One that is lost with its host is derived again when the phone is back."""
         while True:
-            command = await self._commands.get()
+            commands = [await connection.commands.get()]
+            while len(commands) < ORDERS_LIMIT and not connection.commands.empty():
+                commands.append(connection.commands.get_nowait())
+            dispatched = [command.trial_id for command in commands if isinstance(command, Dispatch)]
+            if dispatched:
+                self._payloads.update(await asyncio.to_thread(self._store.payloads, dispatched))
             try:
-                match command:
-                    case Dispatch():
-                        payload = await asyncio.to_thread(self._store.payload, command.trial_id)
-                        await self._host.dispatch(
-                            command.device_id, command.attempt_id, command.fencing_token, payload
-                        )
-                    case CancelAttempt():
-                        await self._host.cancel(command.device_id, command.attempt_id)
-                    case Acknowledge():
-                        await self._host.acknowledge(command.device_id, command.attempt_id)
-                    case CheckHealth():
-                        await self._host.check_health(
-                            command.device_id, command.check_id, command.fencing_token
-                        )
+                await connection.link.carry_out([self._order(command) for command in commands])
             except HostError as error:
                 logger.warning("%s", error)
+
+    def _order(self, command: Command) -> Order:
+        match command:
+            case Dispatch(device_id, attempt_id, trial_id, fencing_token):
+                payload = self._payloads.get(trial_id) or self._store.payload(trial_id)
+                return "dispatch", device_id, attempt_id, fencing_token, payload
+            case CancelAttempt(device_id, attempt_id):
+                return "cancel", device_id, attempt_id
+            case Acknowledge(device_id, attempt_id):
+                return "acknowledge", device_id, attempt_id
+            case CheckHealth(device_id, check_id, fencing_token):
+                return "check_health", device_id, check_id, fencing_token
 
 
 def _is_storable(event: Event) -> bool:

@@ -124,13 +124,14 @@ class FarmRequests:
         await self._farm.apply(JobCancelled(at=self._clock(), job_id=job_id))
         return {"job_id": job_id, "state": str(self._farm.state.jobs[job_id].state)}
 
-    async def add_device(self, address: str, source: str) -> Mapping[str, Any]:
+    async def add_device(self, address: str, source: str, host: str = "") -> Mapping[str, Any]:
         """Keep the phone at ``tcp:HOST:PORT`` or ``usb:BUS-PORT.PORT`` connected from now on.
 
         ``computer`` is this machine, which runs the baselines; a job that names one adds it by itself.
+        ``host`` names the joined host to which the phone is connected; "" is this machine.
 
         Raises:
-            UserError: the address has another form.
+            UserError: the address has another form, or there is no such host.
             WorkloadInputError: the computer has no torch.
         """
         match = TCP_ADDRESS.fullmatch(address)
@@ -141,9 +142,16 @@ class FarmRequests:
                 f"{address!r} is no address of a phone: write tcp:HOST:PORT or usb:BUS-PORT.PORT "
                 f"(or {COMPUTER} for this machine)"
             )
-        await self._farm.apply(DeviceAdded(self._clock(), address, address, source))
-        await self._farm.attach(address, address)
-        return {"device_id": address}
+        device_id = address
+        if host:
+            if address == COMPUTER:
+                raise UserError("the computer is the farm's own machine: add it without a host")
+            if host not in self._farm.state.hosts:
+                raise UserError(f"there is no host {host}; `mobifarm hosts` lists them")
+            device_id = f"{host}/{address}"
+        await self._farm.apply(DeviceAdded(self._clock(), device_id, address, source, host))
+        await self._farm.attach(device_id, address)
+        return {"device_id": device_id}
 
     async def forget_device(self, device_id: str, keep_edits: bool = False) -> Mapping[str, Any]:
         """Take a phone out of the farm and the farm's files off it; its running edit is given to another one.
@@ -158,7 +166,7 @@ class FarmRequests:
         answer: dict[str, Any] = {"device_id": device_id, "removed": [], "left": [], "freed_bytes": 0}
         if device.address != COMPUTER:
             try:
-                answer |= asdict(await self._farm.clean(device.address, keep_edits))
+                answer |= asdict(await self._farm.clean(device_id, keep_edits))
             except FarmError as error:
                 answer["problem"] = str(error)
         return answer

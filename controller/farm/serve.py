@@ -16,7 +16,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,15 +30,18 @@ from mobifarm.controller.api.app import create_app
 from mobifarm.controller.api.services import Services
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.policies import policy_named
+from mobifarm.controller.core.state import HostState
 from mobifarm.controller.errors import UserError
-from mobifarm.controller.farm.cluster import LocalCluster
+from mobifarm.controller.farm.cluster import Cluster
+from mobifarm.controller.farm.door import DEFAULT_PORT, Door, door_tls
 from mobifarm.controller.farm.farm import Farm
+from mobifarm.controller.farm.hosts import host_rows, watch_hosts
 from mobifarm.controller.farm.ray_host import RayHost
 from mobifarm.controller.farm.requests import FarmRequests
+from mobifarm.controller.farm.versions import versions
 from mobifarm.controller.host.phones import HostConfiguration
 from mobifarm.controller.paths import FarmPaths
-from mobifarm.controller.store.read import StoreReader
-from mobifarm.controller.store.sqlite import SqliteStore
+from mobifarm.controller.store.choose import open_reader, open_store
 from mobifarm.controller.transport.keys import ensure_key
 
 logger = logging.getLogger(__name__)
@@ -115,6 +118,8 @@ def serve(
     allow_reboot: bool = False,
     announce: Callable[[str], None],
     discovery: DiscoverySettings = DiscoverySettings(),
+    accept_hosts: str | None = None,
+    store_url: str | None = None,
 ) -> None:
     """Run the farm in the foreground until SIGINT or SIGTERM.
 
@@ -126,6 +131,8 @@ def serve(
         policy: one of the names in ``mobifarm.controller.core.policies``.
         announce: told the farm's address once it answers.
         discovery: where to look for phones.
+        accept_hosts: ADDRESS or ADDRESS:PORT of this machine where others may join; None for none.
+        store_url: of the PostgreSQL database that is the farm's store; None for the store that it has.
 
     Raises:
         UserError: a farm runs already, the port is taken, an address is wrong.
@@ -133,7 +140,7 @@ def serve(
     """
     _raise_file_limit()
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(contextlib.closing(SqliteStore(paths.database)))
+        store = stack.enter_context(contextlib.closing(open_store(paths, store_url)))
         _clean_up_after_a_kill(paths)
         listeners = [stack.enter_context(contextlib.closing(_listen("127.0.0.1", port, "--port")))]
         if public:
@@ -144,7 +151,14 @@ def serve(
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         ray_token = scratch / "ray-token"
         _write_secret(ray_token, secrets.token_hex(32))
-        cluster = LocalCluster.start(ray_token)
+        outside = None
+        if accept_hosts is None:
+            cluster = Cluster.start(ray_token)
+        else:
+            address, door_port = _address(accept_hosts)
+            listening = _listen(address, door_port, "--accept-hosts")
+            outside = stack.enter_context(contextlib.closing(listening))
+            cluster = Cluster.start(ray_token, (address, door_port + 1 if door_port else 0))
         stack.callback(cluster.stop)
         ensure_key(paths.adb_key)
         name = socket.gethostname()
@@ -176,14 +190,41 @@ def serve(
             Services(
                 farm,
                 requests,
-                partial(StoreReader, paths.database),
+                partial(open_reader, paths),
                 authenticator(token, TokenFile(paths.tokens)),
+                lambda: host_rows(farm.state, name, versions()),
             )
         )
-        servers = [(_server(app, None), listeners[0])]
-        servers += [(_server(app, public), listener) for listener in listeners[1:]]
-        stack.enter_context(_running_file(paths, url, [scratch, cluster.scratch]))
-        asyncio.run(_run(farm, host, requests, servers, devices, lambda: announce(url)))
+        servers = [(_server(app), listeners[0])]
+        if public:
+            tls = {"ssl_certfile": public.certificate, "ssl_keyfile": public.key}
+            servers += [(_server(app, **tls), listener) for listener in listeners[1:]]
+        description = {"url": url, "scratch": [str(scratch), str(cluster.scratch)]}
+        beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        if outside is not None:
+            door = _door(paths, farm, name, cluster.address, ray_token.read_text())
+            servers.append((_server(door.app(), **door_tls()), outside))
+            beside.append(lambda: watch_hosts(farm, door, cluster, time.time))
+            description["join"] = "{}:{}".format(*outside.getsockname())
+        stack.enter_context(_running_file(paths, description))
+        asyncio.run(_run(farm, host, requests, servers, devices, lambda: announce(url), beside))
+
+
+def _door(paths: FarmPaths, farm: Farm, own_name: str, ray_address: str, ray_token: str) -> Door:
+    if not paths.join_token.exists():
+        _write_secret(paths.join_token, secrets.token_urlsafe(32))
+
+    def is_joined(host: str) -> bool:
+        return host in farm.state.hosts and farm.state.hosts[host].state is HostState.JOINED
+
+    return Door(
+        paths.join_token.read_text().strip(),
+        own_name=own_name,
+        versions=versions(),
+        ray_address=ray_address,
+        ray_token=ray_token,
+        is_joined=is_joined,
+    )
 
 
 async def _run(
@@ -193,7 +234,9 @@ async def _run(
     servers: Sequence[tuple[uvicorn.Server, socket.socket]],
     devices: Sequence[str],
     ready: Callable[[], None],
+    beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> None:
+    """``beside``: what else runs, from when the farm has taken up its state."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -207,6 +250,7 @@ async def _run(
     ]
     try:
         await farm.started.wait()
+        tasks += [asyncio.create_task(run()) for run in beside]
         for address in devices:
             await requests.add_device(address, "command line")
         ready()
@@ -224,16 +268,10 @@ async def _run(
         await asyncio.wait(tasks + serving, timeout=STOP_DEADLINE_S)
 
 
-def _server(app: Any, public: PublicAddress | None) -> uvicorn.Server:
+def _server(app: Any, **tls: Any) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
-            app,
-            log_config=None,
-            lifespan="off",
-            timeout_graceful_shutdown=2,
-            access_log=False,
-            ssl_certfile=public.certificate if public else None,
-            ssl_keyfile=public.key if public else None,
+            app, log_config=None, lifespan="off", timeout_graceful_shutdown=2, access_log=False, **tls
         )
     )
 
@@ -244,6 +282,21 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _address(text: str) -> tuple[str, int]:
+    """ADDRESS[:PORT] as IPv4 address and port."""
+    address, _, port = text.partition(":")
+    try:
+        ipaddress.IPv4Address(address)
+        number = int(port) if port else DEFAULT_PORT
+        if not 0 <= number < 65535:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"{text!r} is no ADDRESS[:PORT]: give this machine's IPv4 address on the network of the hosts"
+        ) from None
+    return address, number
 
 
 def _listen(host: str, port: int, option: str) -> socket.socket:
@@ -267,14 +320,9 @@ def _write_secret(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _running_file(paths: FarmPaths, url: str, scratch: Sequence[Path]) -> Iterator[None]:
+def _running_file(paths: FarmPaths, description: Mapping[str, Any]) -> Iterator[None]:
     """Tell other commands where the farm answers, as long as it does."""
-    description = {
-        "url": url,
-        "pid": os.getpid(),
-        "version": __version__,
-        "scratch": [str(folder) for folder in scratch],
-    }
+    description = {**description, "pid": os.getpid(), "version": __version__}
     temporary = paths.running.with_suffix(".new")
     temporary.write_text(json.dumps(description))
     temporary.replace(paths.running)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mobifarm.controller.doctor.finding import Finding
-from mobifarm.controller.errors import FarmError
+from mobifarm.controller.errors import FarmError, HostError
 from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.phones import HostConfiguration, PhoneHost
 from mobifarm.controller.host.reports import Report
 from mobifarm.controller.provisioning.removal import Removal
+
+logger = logging.getLogger(__name__)
 
 
 class HostActor:
@@ -21,8 +24,9 @@ class HostActor:
     host has forgotten its phones, and attaches them anew.
     """
 
-    def __init__(self, configuration: HostConfiguration) -> None:
-        self._configuration = configuration
+    def __init__(self, configuration: HostConfiguration | None = None) -> None:
+        """``configuration`` None: that of `mobifarm join`, which started Ray on this machine."""
+        self._configuration = configuration or HostConfiguration.from_environment()
         self._phones: PhoneHost | None = None
         self._session = secrets.token_hex(8)
 
@@ -32,25 +36,34 @@ class HostActor:
             self._phones = PhoneHost(self._configuration)
         return self._phones
 
+    async def begin(self) -> str:
+        """Forget all phones, their attempts go on on them; returns the new session."""
+        if self._phones is not None:
+            await self._phones.close()
+            self._phones = None
+        self._session = secrets.token_hex(8)
+        return self._session
+
     async def attach(self, device_id: str, address: str) -> None:
         self._host().attach(device_id, address)
 
     async def detach(self, device_id: str) -> None:
         await self._host().detach(device_id)
 
-    async def dispatch(
-        self, device_id: str, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]
-    ) -> None:
-        self._host().dispatch(device_id, attempt_id, fencing_token, payload)
-
-    async def cancel(self, device_id: str, attempt_id: str) -> None:
-        self._host().cancel(device_id, attempt_id)
-
-    async def acknowledge(self, device_id: str, attempt_id: str) -> None:
-        self._host().acknowledge(device_id, attempt_id)
-
-    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
-        self._host().check_health(device_id, check_id, fencing_token)
+    async def carry_out(self, orders: list[tuple[Any, ...]]) -> None:
+        """Do what :data:`mobifarm.controller.farm.farm.Order` says; one that fails stops no other."""
+        host = self._host()
+        methods: dict[str, Callable[..., None]] = {
+            "dispatch": host.dispatch,
+            "cancel": host.cancel,
+            "acknowledge": host.acknowledge,
+            "check_health": host.check_health,
+        }
+        for method, *arguments in orders:
+            try:
+                methods[method](*arguments)
+            except HostError as error:  # the phone was taken out of the farm meanwhile
+                logger.warning("%s", error)
 
     async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any] | FarmError:
         """An error is returned: Ray would wrap one that is raised into a traceback of this process."""

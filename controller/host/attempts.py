@@ -84,9 +84,15 @@ class Attempts:
         """Start an attempt or attach to it; one that is followed already goes on as it is."""
         task = self._tasks.get(attempt_id)
         if task is None or task.done():
-            self._tasks[attempt_id] = asyncio.create_task(
+            following = asyncio.create_task(
                 self._follow(attempt_id, fencing_token, payload), name=f"attempt {attempt_id}"
             )
+            self._tasks[attempt_id] = following
+            following.add_done_callback(lambda ended: self._forget(attempt_id, ended))
+
+    def _forget(self, attempt_id: str, ended: asyncio.Task[None]) -> None:
+        if self._tasks.get(attempt_id) is ended:
+            del self._tasks[attempt_id]
 
     def cancel(self, attempt_id: str) -> None:
         """Stop an attempt: one that has not reached the phone yet ends here, else the phone reports it."""

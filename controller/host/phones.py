@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import json
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import grpc.aio
 
@@ -48,6 +50,8 @@ class HostConfiguration:
     ``allow_reboot``: a phone in trouble that nothing else helps may be rebooted.
     """
 
+    ENVIRONMENT_NAME: ClassVar[str] = "MOBIFARM_HOST_CONFIGURATION"
+
     name: str
     adb_key: Path
     scratch: Path
@@ -56,6 +60,31 @@ class HostConfiguration:
     announcements: Path | None = None
     adb_server: tuple[str, int] | None = None
     allow_reboot: bool = False
+    joined: bool = False  # from another machine than the controller's
+
+    @classmethod
+    def from_environment(cls) -> HostConfiguration:
+        """What `mobifarm join` left for the processes that Ray starts on its machine.
+
+        Raises:
+            HostError: it left nothing.
+        """
+        try:
+            values = json.loads(os.environ[cls.ENVIRONMENT_NAME])
+        except KeyError:
+            raise HostError("this machine was not made a host by `mobifarm join`") from None
+        return cls(
+            values["name"],
+            Path(values["adb_key"]),
+            Path(values["scratch"]),
+            Path(values["computer"]),
+            usb=values["usb"],
+            joined=True,
+        )
+
+    def to_environment(self) -> dict[str, str]:
+        """The variable that :meth:`from_environment` reads on this machine."""
+        return {self.ENVIRONMENT_NAME: json.dumps(asdict(self), default=str)}
 
 
 class PhoneHost:
@@ -87,7 +116,7 @@ class PhoneHost:
                 address,
                 host=self._configuration.name,
                 connect=self._connect_computer if address == COMPUTER else self._connect_phone,
-                bundle_folder=_bundle_folder,
+                bundle_folder=self._bundle_folder,
                 emit=self._reports.put,
                 clock=time.time,
                 mend=None if address == COMPUTER else self._mender(address),
@@ -172,6 +201,14 @@ class PhoneHost:
         await asyncio.gather(*(self.detach(device_id) for device_id in list(self._sessions)))
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _bundle_folder(self, model: str, bundle_hash: str) -> Path:
+        try:
+            return find_bundle(model, bundle_hash)
+        except WorkloadInputError as error:
+            if self._configuration.joined:  # which the one who submitted the job cannot know: not a result
+                raise HostError(f"on the host {self._configuration.name} {error}") from error
+            raise WorkloadError(str(error)) from error
+
     def _session(self, device_id: str) -> PhoneSession:
         try:
             return self._sessions[device_id]
@@ -188,10 +225,3 @@ def _watchers(configuration: HostConfiguration, server: AdbServer | None) -> lis
     if configuration.announcements:
         watchers.append(FolderWatcher(configuration.announcements))
     return watchers
-
-
-def _bundle_folder(model: str, bundle_hash: str) -> Path:
-    try:
-        return find_bundle(model, bundle_hash)
-    except WorkloadInputError as error:
-        raise WorkloadError(str(error)) from error

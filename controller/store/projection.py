@@ -64,7 +64,10 @@ def _documents(event: Event) -> list[tuple[str, tuple[str, str]]]:
                 *((payload, (plan.trial_id, _json(plan.payload))) for plan in event.trials),
             ]
         case DeviceReady():
-            properties = "INSERT OR REPLACE INTO properties (device_id, body) VALUES (?, ?)"
+            properties = (
+                "INSERT INTO properties (device_id, body) VALUES (?, ?)"
+                " ON CONFLICT (device_id) DO UPDATE SET body = excluded.body"
+            )
             return [(properties, (event.device_id, _json(event.properties)))]
         case _:
             return []
@@ -93,9 +96,13 @@ class Projection:
 
     @property
     def statement(self) -> str:
-        names = ", ".join(f'"{name}"' for name in self.columns)
-        marks = ", ".join("?" for _ in self.columns)
-        return f"INSERT OR REPLACE INTO {self.table} ({names}) VALUES ({marks})"  # noqa: S608 (constants only)
+        key, *others = names = [f'"{name}"' for name in self.columns]
+        marks = ", ".join("?" for _ in names)
+        updates = ", ".join(f"{name} = excluded.{name}" for name in others)
+        return (
+            f"INSERT INTO {self.table} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 (constants only)
+            f" ON CONFLICT ({key}) DO UPDATE SET {updates}"
+        )
 
     def rows(self, state: FarmState, changes: Changes) -> Iterator[tuple[object, ...]]:
         values = attrgetter(*self.columns)

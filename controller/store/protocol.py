@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -27,6 +27,10 @@ class Store(Protocol):
 
     def payload(self, trial_id: str) -> dict[str, Any]:
         """What the trial's phone is to do, as submitted."""
+        ...
+
+    def payloads(self, trial_ids: Sequence[str]) -> Mapping[str, dict[str, Any]]:
+        """Those of several trials in one look; of a trial that is not known nothing."""
         ...
 
     def close(self) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from mobifarm.controller.core.events import Event, decode
 from mobifarm.controller.core.views import AttemptView, DeviceView, JobView, TrialView
 from mobifarm.controller.errors import UserError
+from mobifarm.controller.store.database import Queries
 from mobifarm.controller.store.schema import columns_of, open_for_reading
+
+PAGE: Final = 10_000  # rows of the log in memory at a time
+RESULTS_PAGE: Final = 500  # which are larger
 
 View = TypeVar("View", JobView, TrialView, AttemptView, DeviceView)
 
@@ -35,17 +39,12 @@ class ResultView:
     at: float
 
 
-class StoreReader:
+class Reader:
     """A read-only view of a store; every call sees the latest commit. Use it from one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file.
-
-        Raises:
-            UserError: there is no store there, or a newer MobiFarm wrote it.
-            HostError: the file cannot be read.
-        """
-        self._connection = open_for_reading(path)
+    def __init__(self, queries: Queries, close: Callable[[], None]) -> None:
+        self._queries = queries
+        self._close = close
 
     def __enter__(self) -> Self:
         return self
@@ -56,13 +55,16 @@ class StoreReader:
         self.close()
 
     def close(self) -> None:
-        self._connection.close()
+        self._close()
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         """Numbered events after the given number, in order, without payloads and results."""
-        rows = self._connection.execute("SELECT seq, body FROM events WHERE seq > ? ORDER BY seq", (after,))
-        for seq, body in rows:
-            yield seq, decode(json.loads(body))
+        while rows := self._queries.execute(
+            "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (after, PAGE)
+        ):
+            for seq, body in rows:
+                yield seq, decode(json.loads(body))
+            after = rows[-1][0]
 
     def jobs(self) -> list[JobView]:
         """All jobs, oldest first."""
@@ -96,16 +98,19 @@ class StoreReader:
     def results(self, job_id: str) -> Iterator[ResultView]:
         """The results so far, at most one per trial, in the order of the plan; UserError as above."""
         self.job(job_id)
-        rows = self._connection.execute(
-            "SELECT results.failed, results.body, results.trial_id, trials.label, results.attempt_id,"
-            " trials.attempts, device_id, serial, fingerprint, execution, measurement_epoch, results.at"
+        after = -1
+        while rows := self._queries.execute(
+            "SELECT trials.position, results.failed, results.body, results.trial_id, trials.label,"
+            " results.attempt_id, trials.attempts, device_id, serial, fingerprint, execution,"
+            " measurement_epoch, results.at"
             " FROM trials JOIN results ON results.trial_id = trials.trial_id"
             " JOIN attempts ON attempts.attempt_id = results.attempt_id"
-            " WHERE trials.job_id = ? ORDER BY trials.position",
-            (job_id,),
-        )
-        for failed, body, *columns in rows:
-            yield ResultView(bool(failed), json.loads(body), *columns)
+            " WHERE trials.job_id = ? AND trials.position > ? ORDER BY trials.position LIMIT ?",
+            (job_id, after, RESULTS_PAGE),
+        ):
+            for _, failed, body, *columns in rows:
+                yield ResultView(bool(failed), json.loads(body), *columns)
+            after = rows[-1][0]
 
     def spec(self, job_id: str) -> dict[str, Any]:
         """The job's specification as submitted; UserError where there is no such job."""
@@ -115,24 +120,53 @@ class StoreReader:
         """What the trial's phone is to do, as submitted; UserError where there is no such trial."""
         return self._document("SELECT body FROM payloads WHERE trial_id = ?", trial_id, "trial")
 
+    def payloads(self, trial_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Those of several trials; of a trial that is not known nothing. At most a few hundred at a time."""
+        marks = ", ".join("?" for _ in trial_ids)
+        rows = self._queries.execute(
+            f"SELECT trial_id, body FROM payloads WHERE trial_id IN ({marks})",  # noqa: S608 (marks only)
+            trial_ids,
+        )
+        return {trial_id: json.loads(body) for trial_id, body in rows}
+
     def properties(self, device_id: str) -> dict[str, Any]:
         """Android properties of the phone last seen at this place; UserError where none has been ready."""
         return self._document("SELECT body FROM properties WHERE device_id = ?", device_id, "known phone at")
 
     def _views(self, view: type[View], table: str, condition: str, *parameters: str) -> list[View]:
         # A file that an earlier version wrote may lack the newest columns; these have defaults.
-        there = columns_of(self._connection, table)
+        there = self._queries.columns(table)
         names = [field.name for field in fields(view) if field.name in there]
         chosen = ", ".join(f'"{name}"' for name in names)
-        rows = self._connection.execute(
+        rows = self._queries.execute(
             f"SELECT {chosen} FROM {table} {condition}",  # noqa: S608 (all parts are constants of this module)
             parameters,
         )
         return [view(**dict(zip(names, row, strict=True))) for row in rows]
 
     def _document(self, query: str, id_: str, what: str) -> dict[str, Any]:
-        row = self._connection.execute(query, (id_,)).fetchone()
-        if row is None:
+        rows = self._queries.execute(query, (id_,))
+        if not rows:
             raise UserError(f"There is no {what} {id_}.")
-        document: dict[str, Any] = json.loads(row[0])
+        document: dict[str, Any] = json.loads(rows[0][0])
         return document
+
+
+class StoreReader(Reader):
+    """Reads the SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            UserError: there is no store there, or a newer MobiFarm wrote it.
+            HostError: the file cannot be read.
+        """
+        self._connection = open_for_reading(path)
+        super().__init__(self, self._connection.close)
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Sequence[Sequence[Any]]:
+        return self._connection.execute(statement, parameters).fetchall()
+
+    def columns(self, table: str) -> frozenset[str]:
+        return columns_of(self._connection, table)

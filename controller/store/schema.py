@@ -14,11 +14,11 @@ BUSY_TIMEOUT_S: Final = 10.0
 
 # Only events, specs, payloads and results are original; the other tables can be derived from them again.
 # Columns of jobs, trials, attempts and devices are the fields of their views in controller.core.views.
-_TABLES: Final = """
+TABLES: Final = """
 CREATE TABLE controller (epoch INTEGER NOT NULL);
 INSERT INTO controller VALUES (0);
 CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL
 );
 
 CREATE TABLE specs (job_id TEXT PRIMARY KEY, body TEXT NOT NULL);
@@ -29,7 +29,7 @@ CREATE TABLE results (
 );
 
 CREATE TABLE jobs (
-    job_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, name TEXT NOT NULL, user TEXT NOT NULL,
+    job_id TEXT PRIMARY KEY, sequence INTEGER NOT NULL, name TEXT NOT NULL, "user" TEXT NOT NULL,
     state TEXT NOT NULL, priority INTEGER NOT NULL, attempt_limit INTEGER NOT NULL,
     submitted_at REAL NOT NULL, cancelled_at REAL, finished_at REAL,
     trials INTEGER NOT NULL, pending INTEGER NOT NULL, leased INTEGER NOT NULL, done INTEGER NOT NULL,
@@ -58,7 +58,7 @@ CREATE TABLE properties (device_id TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
 
 # Columns of derived tables that files made before do not have; all may be NULL.
-_LATER_COLUMNS: Final = (("devices", "ready_after_s", "REAL"),)
+LATER_COLUMNS: Final = (("devices", "ready_after_s", "REAL"),)
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -84,7 +84,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         if _is_empty(connection):
             _create(connection)
-        for table, column, kind in _LATER_COLUMNS:
+        for table, column, kind in LATER_COLUMNS:
             if column not in columns_of(connection, table):
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
     except sqlite3.Error as error:
@@ -140,7 +140,7 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 def _create(connection: sqlite3.Connection) -> None:
     connection.executescript(
-        f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; "
+        f"BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; "
         f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
     )
 

@@ -1,12 +1,7 @@
-"""The store in one SQLite file, for one controller on one machine.
+"""The store in one SQLite file, for one controller on one machine. The file must be on a local disk.
 
-A writer thread commits whatever has been appended meanwhile in one transaction (group commit), so everybody
-who waits shares the disk's flush. It applies each event to a state of its own with the same ``step`` as the
-farm: an event that does not fit is refused before it reaches the log, and the tables for readers change in
-the same transaction as the log. The file must be on a local disk.
-
-Only one controller writes. A lock on ``FILE.lock``, which the kernel releases when its holder dies, refuses
-a second one; every opening also raises the epoch in the file, which fences a writer overtaken after all.
+Only one controller writes: a lock on ``FILE.lock``, which the kernel releases when its holder dies, refuses
+a second one.
 """
 
 from __future__ import annotations
@@ -14,35 +9,19 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any
 
-from mobifarm.controller.core.events import AttemptFinished, Event, kind
-from mobifarm.controller.core.state import Changes, take_changes
-from mobifarm.controller.core.step import replay, step
-from mobifarm.controller.errors import Bug, FarmError, HostError, UserError
-from mobifarm.controller.store.projection import PROJECTIONS, Record, record
+from mobifarm.controller.errors import HostError, UserError
+from mobifarm.controller.store.log import LogStore
 from mobifarm.controller.store.read import StoreReader
-from mobifarm.controller.store.schema import open_for_writing
-
-COMMIT_LIMIT: Final = 1000  # appends per transaction: bounds what a reader's snapshot and a failure can span
+from mobifarm.controller.store.schema import columns_of, open_for_writing
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    records: list[Record]
-    future: Future[int]
-
-
-class SqliteStore:
-    """A :class:`~mobifarm.controller.store.protocol.Store`; methods may be called from any thread."""
+class SqliteStore(LogStore):
+    """See :class:`~mobifarm.controller.store.log.LogStore`."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the store and begin a new epoch.
@@ -55,170 +34,40 @@ class SqliteStore:
             resources.callback(os.close, _lock(path))
             self._connection = open_for_writing(path)
             resources.callback(self._connection.close)
-            self._reader = StoreReader(path)
-            resources.callback(self._reader.close)
-            self._epoch = self._begin_epoch(path)
-            self._state = replay(self.load())
+            reader = resources.enter_context(StoreReader(path))
+            try:
+                super().__init__(_SqliteDatabase(self._connection), reader, resources)
+            except sqlite3.Error as error:
+                raise HostError(
+                    f"The farm's store {path} cannot be written ({error}): check the disk."
+                ) from error
             self._resources = resources.pop_all()
-        self._reading = threading.Lock()
-        self._queue: SimpleQueue[_Request | None] = SimpleQueue()
-        self._closing = threading.Lock()
-        self._closed = False
-        self._failure: FarmError | None = None
-        self._writer = threading.Thread(target=self._write, name="mobifarm-store", daemon=True)
-        self._writer.start()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+class _SqliteDatabase:
+    """See :class:`~mobifarm.controller.store.database.Database`."""
 
-    @property
-    def epoch(self) -> int:
-        return self._epoch
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
 
-    def load(self) -> Iterator[Event]:
-        """All events in order, without payloads and results."""
-        return (event for _, event in self._reader.events())
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> Sequence[Sequence[Any]]:
+        return self._connection.execute(statement, parameters).fetchall()
 
-    def payload(self, trial_id: str) -> dict[str, Any]:
-        """What the trial's phone is to do; UserError where the trial is not durable or not known."""
-        with self._reading:
-            return self._reader.payload(trial_id)
+    def columns(self, table: str) -> frozenset[str]:
+        return columns_of(self._connection, table)
 
-    def append(self, events: Sequence[Event]) -> Future[int]:
-        """Write events in order; the future gives the number of the last once all are durable.
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._connection.executemany(statement, rows)
 
-        The future fails with Bug where an event does not fit the log (those before it are kept), and with
-        HostError where the disk or another controller stopped this one from writing; then every later append
-        fails too, and the controller must be started again.
+    def begin(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
 
-        Raises:
-            Bug: an event cannot be written as JSON, lacks its payload or result, or the store is closed.
-        """
-        records = [record(event) for event in events]
-        if not records:
-            raise Bug("No event was given to append.")
-        future: Future[int] = Future()
-        future.set_running_or_notify_cancel()  # a waiter that gives up must not undo the write
-        with self._closing:
-            if self._closed:
-                raise Bug("An event was appended to a store that is closed.")
-            self._queue.put(_Request(records, future))
-        return future
+    def commit(self) -> None:
+        self._connection.execute("COMMIT")
 
-    def close(self) -> None:
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            self._queue.put(None)
-        self._writer.join()
-        self._resources.close()
-
-    def _begin_epoch(self, path: Path) -> int:
-        try:
-            row = self._connection.execute(
-                "UPDATE controller SET epoch = epoch + 1 RETURNING epoch"
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise HostError(
-                f"The farm's store {path} cannot be written ({error}): check the disk."
-            ) from error
-        return int(row[0])
-
-    # The writer thread
-
-    def _write(self) -> None:
-        closing = False
-        while not closing:
-            batch = [self._queue.get()]
-            try:
-                while len(batch) < COMMIT_LIMIT:
-                    batch.append(self._queue.get_nowait())
-            except Empty:
-                pass
-            closing = None in batch
-            requests = [request for request in batch if request is not None]
-            if requests:
-                self._commit(requests)
-
-    def _commit(self, requests: list[_Request]) -> None:
-        """Write the requests in one transaction and settle their futures."""
-        outcomes: list[int | Bug] = []
-        if self._failure is None:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._check_epoch()
-                outcomes = [self._insert(request.records) for request in requests]
-                self._project(take_changes(self._state))
-                self._connection.execute("COMMIT")
-            except (
-                Exception
-            ) as error:  # whatever it is, nobody may wait for ever and nothing may follow the gap
-                self._failure = error if isinstance(error, FarmError) else _unwritable(error)
-                self._roll_back()
-        for position, request in enumerate(requests):
-            outcome = self._failure or outcomes[position]
-            if isinstance(outcome, FarmError):
-                request.future.set_exception(outcome)
-            else:
-                request.future.set_result(outcome)
-
-    def _check_epoch(self) -> None:
-        (epoch,) = self._connection.execute("SELECT epoch FROM controller").fetchone()
-        if epoch != self._epoch:
-            raise HostError(
-                f"Another controller has taken over the farm's store (epoch {epoch} after {self._epoch}): "
-                "stop this one."
-            )
-
-    def _roll_back(self) -> None:
+    def roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-
-    def _insert(self, records: list[Record]) -> int | Bug:
-        """Number of the last event, or why one of them does not fit."""
-        seq = 0
-        for item in records:
-            try:
-                step(self._state, item.event)
-            except Bug as refusal:
-                return refusal
-            cursor = self._connection.execute(
-                "INSERT INTO events (at, kind, body) VALUES (?, ?, ?)",
-                (item.event.at, kind(item.event), item.body),
-            )
-            seq = cursor.lastrowid or 0
-            for statement, parameters in item.documents:
-                self._connection.execute(statement, parameters)
-            if isinstance(item.event, AttemptFinished):
-                self._insert_result(item.event, item.result)
-        return seq
-
-    def _insert_result(self, event: AttemptFinished, result: str | None) -> None:
-        """Store the result where its attempt is the one that counts, once; fenced results leave no trace."""
-        attempt = self._state.attempts.get(event.attempt_id)
-        if attempt is None or self._state.trials[attempt.trial_id].result_attempt_id != event.attempt_id:
-            return
-        self._connection.execute(
-            "INSERT INTO results (trial_id, attempt_id, at, failed, body) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (trial_id) DO NOTHING",
-            (attempt.trial_id, event.attempt_id, event.at, event.failed, result),
-        )
-
-    def _project(self, changes: Changes) -> None:
-        for projection in PROJECTIONS:
-            self._connection.executemany(projection.statement, projection.rows(self._state, changes))
-
-
-def _unwritable(error: Exception) -> HostError:
-    return HostError(
-        f"The farm's store cannot be written ({error}): check the disk, then restart the controller."
-    )
 
 
 def _lock(path: Path) -> int:

@@ -72,8 +72,8 @@ class ScriptedRequests:
         self.asked.append(["forget", device_id, keep_edits])
         return {"device_id": device_id, "removed": (), "left": (), "freed_bytes": 0}
 
-    async def add_device(self, address: str, source: str) -> dict[str, Any]:
-        return {"device_id": address}
+    async def add_device(self, address: str, source: str, host: str = "") -> dict[str, Any]:
+        return {"device_id": f"{host}/{address}" if host else address}
 
 
 class ScriptedFarm:

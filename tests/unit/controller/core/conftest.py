@@ -11,6 +11,8 @@ from mobifarm.controller.core.events import (
     DeviceReady,
     DeviceStateChanged,
     HeldAttempt,
+    HostJoined,
+    HostLost,
     Identity,
     JobCancelled,
     JobSubmitted,
@@ -38,8 +40,14 @@ class Farm:
     def start(self, epoch=1):
         return self.apply(ControllerStarted(self.now, epoch))
 
-    def add(self, place):
-        return self.apply(DeviceAdded(self.now, place, place, "tcp"))
+    def add(self, place, host=""):
+        return self.apply(DeviceAdded(self.now, place, place, "tcp", host))
+
+    def join(self, host="hub"):
+        return self.apply(HostJoined(self.now, host, "10.0.0.2", {"mobifarm": "1"}))
+
+    def lose_host(self, host="hub", reason="it does not answer"):
+        return self.apply(HostLost(self.now, host, reason))
 
     def ready(
         self,

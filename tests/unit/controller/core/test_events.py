@@ -11,6 +11,7 @@ from mobifarm.controller.core.events import (
     AttemptFailed,
     AttemptFinished,
     ControllerStarted,
+    DeviceAdded,
     DeviceReady,
     DeviceState,
     DeviceStateChanged,
@@ -50,6 +51,7 @@ by_name = {
     "state": st.sampled_from(DeviceState),
     "identity": st.builds(Identity, texts, texts, texts),
     "properties": properties,
+    "versions": properties,
     "held_attempts": st.lists(
         st.builds(HeldAttempt, texts, counts, st.sampled_from(["running", "finished"])), max_size=3
     ).map(tuple),
@@ -127,6 +129,8 @@ def test_every_kind_of_event_has_a_name_in_the_log():
         "attempt_finished",
         "attempt_failed",
         "lease_expired",
+        "host_joined",
+        "host_lost",
     }
 
 
@@ -223,3 +227,10 @@ def test_a_condition_that_cannot_be_read_is_damage():
     body["selector"]["where"] = ["__import__('os')"]
     with pytest.raises(UserError, match="cannot be read"):
         decode(body)
+
+
+def test_a_log_from_before_hosts_joined_is_read():
+    added = DeviceAdded(1.0, "p", "p", "tcp")
+    older = encode(added)
+    del older["host"]
+    assert decode(older) == added

@@ -92,7 +92,7 @@ async def test_an_unknown_phone_is_refused(what: str) -> None:
 async def test_a_forgotten_phone_is_cleaned_once_it_is_let_go_of() -> None:
     asks, farm = requests(LEASED)
     answer = await asks.forget_device("a", keep_edits=True)
-    assert farm.did == [("detach", "a"), ("clean", "tcp:h:1", True)]
+    assert farm.did == [("detach", "a"), ("clean", "a", True)]
     assert answer == {
         "device_id": "a",
         "removed": ("the running agent",),

@@ -26,6 +26,8 @@ from mobifarm.controller.core.events import (
     DeviceState,
     DeviceStateChanged,
     HealthChecked,
+    HeldAttempt,
+    HostJoined,
     Identity,
     JobSubmitted,
     TrialPlan,
@@ -33,7 +35,9 @@ from mobifarm.controller.core.events import (
 from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import JobState
-from mobifarm.controller.farm.farm import Farm, HostForgot
+from mobifarm.controller.errors import HostError
+from mobifarm.controller.farm.farm import Farm, HostForgot, Order
+from mobifarm.controller.host.edits import ListEdits
 from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
 from mobifarm.controller.store.read import StoreReader
 from mobifarm.controller.store.sqlite import SqliteStore
@@ -54,6 +58,9 @@ class ScriptedHost:
         self.checks: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
         self.queue: asyncio.Queue[Sequence[Report] | Exception] = asyncio.Queue()
 
+    async def begin(self) -> None:
+        self.told.append(("begin",))
+
     async def attach(self, device_id: str, address: str) -> None:
         self.attached.put_nowait(device_id)
 
@@ -73,6 +80,10 @@ class ScriptedHost:
 
     async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
         self.checks.put_nowait((device_id, check_id, fencing_token))
+
+    async def carry_out(self, orders: Sequence[Order]) -> None:
+        for method, *arguments in orders:
+            await getattr(self, method)(*arguments)
 
     async def reports(self) -> Sequence[Report]:
         item = await self.queue.get()
@@ -105,14 +116,16 @@ def finished(attempt_id: str, token: int, device_id: str) -> AttemptFinished:
 
 
 @asynccontextmanager
-async def running(path: Path, host: ScriptedHost, grace_s: float = 600.0) -> AsyncIterator[Farm]:
+async def running(
+    path: Path, host: ScriptedHost, grace_s: float = 600.0, host_grace_s: float = 5.0
+) -> AsyncIterator[Farm]:
     numbers = itertools.count()
     store = SqliteStore(path)
     farm = Farm(
         store=store,
         host=host,
         policy=FifoPolicy(),
-        settings=LeaseSettings(lost_grace_s=grace_s, attempt_limit_s=3600.0),
+        settings=LeaseSettings(lost_grace_s=grace_s, attempt_limit_s=3600.0, host_grace_s=host_grace_s),
         clock=lambda: 10.0,
         identifier=lambda prefix: f"{prefix}-{store.epoch}-{next(numbers)}",
         paranoid=True,
@@ -348,3 +361,66 @@ async def test_a_quarantined_phone_is_checked_and_works_again(path: Path) -> Non
         assert (device_id, token) == ("a", 0)
         host.queue.put_nowait([HealthChecked(1001.0, "a", check_id, True, "an edit was done and undone")])
         assert (await host.dispatched.get())[0] == "a"
+
+
+async def follow(farm: Farm, host: ScriptedHost) -> asyncio.Task[None]:
+    joined = HostJoined(1.0, "hub", "10.0.0.2", {})
+    task = asyncio.create_task(farm.follow(host, joined))
+    await until(lambda: farm.state.hosts.get("hub", None) is not None)
+    return task
+
+
+async def test_a_lost_hosts_leases_go_to_other_hosts_before_the_cables_grace(path: Path) -> None:
+    here, hub = ScriptedHost(), ScriptedHost()
+    async with running(path, here, grace_s=600.0, host_grace_s=0.0) as farm:
+        following = await follow(farm, hub)
+        await farm.apply(
+            DeviceAdded(1.0, "a", "a", "test"), DeviceAdded(1.0, "hub/b", "b", "test", "hub"), job(1)
+        )
+        hub.queue.put_nowait([ready("hub/b")])
+        _, first, _, _ = await hub.dispatched.get()
+        hub.queue.put_nowait(HostError("it does not answer"))
+        await following
+        assert farm.state.devices["hub/b"].reason == "it does not answer"
+        here.queue.put_nowait([ready("a")])
+        device_id, second, _, _ = await here.dispatched.get()
+        assert (device_id, second != first) == ("a", True)
+
+
+async def test_a_host_that_joins_again_gets_its_phones_and_the_lease_is_resumed(path: Path) -> None:
+    here, hub = ScriptedHost(), ScriptedHost()
+    async with running(path, here) as farm:
+        following = await follow(farm, hub)
+        await farm.apply(DeviceAdded(1.0, "hub/b", "b", "test", "hub"), job(1))
+        hub.queue.put_nowait([ready("hub/b")])
+        _, attempt_id, token, _ = await hub.dispatched.get()
+        hub.queue.put_nowait(HostForgot("it was started again"))
+        await following
+        await follow(farm, hub)
+        assert await hub.attached.get() == "hub/b"
+        held = (HeldAttempt(attempt_id, token, "finished"),)
+        hub.queue.put_nowait([replace(ready("hub/b"), held_attempts=held, fencing_token=token)])
+        assert (await hub.dispatched.get())[1] == attempt_id
+    assert here.told == [("begin",)]
+
+
+async def test_a_host_that_does_not_begin_changes_nothing(path: Path) -> None:
+    class Deaf(ScriptedHost):
+        async def begin(self) -> None:
+            raise HostError("it does not answer")
+
+    async with running(path, ScriptedHost()) as farm:
+        with pytest.raises(HostError):
+            await farm.follow(Deaf(), HostJoined(1.0, "hub", "10.0.0.2", {}))
+        assert not farm.state.hosts
+
+
+async def test_a_phone_whose_host_is_away_is_refused_in_words(path: Path) -> None:
+    hub = ScriptedHost()
+    async with running(path, ScriptedHost()) as farm:
+        following = await follow(farm, hub)
+        await farm.apply(DeviceAdded(1.0, "hub/b", "b", "test", "hub"))
+        hub.queue.put_nowait(HostError("it does not answer"))
+        await following
+        with pytest.raises(HostError, match="mobifarm hosts"):
+            await farm.edits("hub/b", ListEdits())

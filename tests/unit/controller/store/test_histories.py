@@ -32,6 +32,8 @@ from mobifarm.controller.core.events import (
     DeviceUndrained,
     HealthChecked,
     HeldAttempt,
+    HostJoined,
+    HostLost,
     Identity,
     JobCancelled,
     JobSubmitted,
@@ -47,7 +49,7 @@ from mobifarm.controller.core.holds import holds
 from mobifarm.controller.core.policies import POLICIES, policy_named
 from mobifarm.controller.core.policies.round import Matches
 from mobifarm.controller.core.selector import DeviceSelector
-from mobifarm.controller.core.state import DELIVERED, FarmState, TrialState, take_changes
+from mobifarm.controller.core.state import DELIVERED, FarmState, HostState, TrialState, take_changes
 from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.core.views import attempt_view, device_view, job_view, trial_view
 from mobifarm.controller.core.why import why
@@ -55,7 +57,8 @@ from mobifarm.controller.store.read import StoreReader
 from mobifarm.controller.store.sqlite import SqliteStore
 
 LEASES = LeaseSettings(lost_grace_s=30.0, attempt_limit_s=300.0)
-PLACES = ("p1", "p2", "p3")
+PLACES = ("p1", "p2", "p3", "hub/p4")
+HUB = "hub"  # has joined the farm and owns the last place
 SELECTORS = (
     DeviceSelector(),
     DeviceSelector(where=("tag == bench",)),
@@ -332,7 +335,10 @@ class Histories(RuleBasedStateMachine):
         phone = self.phones.setdefault(place, Phone(f"serial-{place}"))
         self.commands[place].clear()  # a new session knows nothing of the commands for the one before
         phone.followed.clear()
-        self.apply(DeviceAdded(self.now, place, place, "tcp"))
+        host = HUB if place.startswith(HUB) else ""
+        if host and (HUB not in self.state.hosts or self.state.hosts[HUB].state is not HostState.JOINED):
+            self.join_host()
+        self.apply(DeviceAdded(self.now, place, place, "tcp", host))
         if not self.state.devices[place].connected:
             self.apply(DeviceStateChanged(self.now, place, DeviceState.PROVISIONING))
         phone.linked = True
@@ -352,6 +358,25 @@ class Histories(RuleBasedStateMachine):
                 phone.highest_token,
             )
         )
+
+    @rule()
+    def join_host(self):
+        """A host reports all of its phones anew."""
+        self.cut_off_the_host()
+        self.apply(HostJoined(self.now, HUB, "10.0.0.2", {}))
+
+    @precondition(lambda self: HUB in self.state.hosts)
+    @rule()
+    def lose_host(self):
+        self.cut_off_the_host()
+        self.apply(HostLost(self.now, HUB, "it does not answer"))
+
+    def cut_off_the_host(self):
+        for place in PLACES:
+            if place.startswith(HUB) and place in self.phones:
+                self.phones[place].linked = False
+                self.phones[place].followed.clear()
+                self.commands[place].clear()
 
     @rule(place=st.sampled_from(PLACES))
     def unplug(self, place):

@@ -1,0 +1,259 @@
+"""Makes this machine a host of a farm elsewhere: asks at its door, runs a Ray node, comes back when it may.
+
+The phones are then kept by a host actor that the farm's controller places on the node; nothing here touches
+them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from mobifarm.controller.errors import FarmError, HostError, UserError
+from mobifarm.controller.farm.cluster import HOST_LABEL, JOIN_LABEL, OBJECT_STORE_BYTES, RAY_ENVIRONMENT
+from mobifarm.controller.farm.door import DEFAULT_PORT, STILL_JOINED, ray_tls_files
+from mobifarm.controller.farm.versions import versions
+from mobifarm.controller.host.phones import HostConfiguration
+from mobifarm.controller.paths import FarmPaths
+from mobifarm.controller.transport.keys import ensure_key
+
+CALL_DEADLINE_S: Final = 10.0
+LOOK_PERIOD_S: Final = 3.0
+STOP_DEADLINE_S: Final = 20.0
+# A host that is back before the farm has noticed that it was away waits until then.
+STILL_JOINED_PATIENCE: Final = 10
+
+
+class StillJoined(UserError):
+    """A host of this name belongs to the farm: perhaps this one, of a moment ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What the farm tells a machine that may join; ``session`` is that of this run of the farm."""
+
+    session: str
+    join_id: str
+    ray_address: str
+    ray_token: str
+
+
+class FarmDoor:
+    """The farm's door as seen from here; see :mod:`mobifarm.controller.farm.door`.
+
+    Raises (all methods):
+        UserError: the farm refuses this machine; the message is its own.
+        HostError: it does not answer.
+    """
+
+    def __init__(self, head: str, token: str) -> None:
+        address, _, port = head.partition(":")
+        tls = ray_tls_files()
+        verify: ssl.SSLContext | bool = False
+        if tls is not None:
+            verify = ssl.create_default_context(cafile=tls[2])
+            verify.check_hostname = False  # the farm's own authority vouches, as it does for Ray
+            verify.load_cert_chain(tls[0], tls[1])
+        self._head = head
+        self._http = httpx.Client(
+            base_url=f"{'https' if tls else 'http'}://{address}:{port or DEFAULT_PORT}",
+            headers={"authorization": f"Bearer {token}"},
+            timeout=CALL_DEADLINE_S,
+            trust_env=False,  # a proxy must not see the token
+            verify=verify,
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ask(self, name: str) -> Ticket:
+        """Ask to become the host ``name``. Raises StillJoined where one of this name is there."""
+        answer = self._request("POST", {"name": name, "versions": versions()})
+        try:
+            return Ticket(**answer)
+        except TypeError:
+            raise HostError(f"what answers at {self._head} is no farm that hosts can join") from None
+
+    def session(self) -> str:
+        return str(self._request("GET").get("session"))
+
+    def _request(self, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, "/join", json=body)
+            content: dict[str, Any] = answer.json()
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise HostError(
+                f"no farm answers at {self._head} ({error}): start it with `mobifarm up --accept-hosts "
+                "ADDRESS`, and look at firewalls and TLS settings"
+            ) from None
+        except ValueError:
+            raise HostError(f"what answers at {self._head} is no farm that hosts can join") from None
+        if answer.is_success:
+            return content
+        message = str(content.get("error", f"the farm answered {answer.status_code}"))
+        if answer.status_code == STILL_JOINED:
+            raise StillJoined(message)
+        raise UserError(message)
+
+
+def join(
+    paths: FarmPaths, head: str, token: str, name: str, announce: Callable[[str], None], stop: threading.Event
+) -> None:
+    """Be a host of the farm at ``head`` until ``stop`` is set; come back whenever it is started again.
+
+    Raises:
+        UserError: the farm refuses this machine.
+        HostError: it does not answer at the first time, or Ray does not start here.
+    """
+    ensure_key(paths.adb_key)
+    _log(paths).unlink(missing_ok=True)
+    joined_before = False
+    with contextlib.closing(FarmDoor(head, token)) as door:
+        while not stop.is_set():
+            try:
+                ticket = _ask(door, name, stop)
+            except HostError:
+                if not joined_before:
+                    raise
+                stop.wait(LOOK_PERIOD_S)
+                continue
+            if ticket is None:
+                return
+            with _node(paths, ticket, name) as node:
+                announce(f"joined {head} as {name}" + (" again" if joined_before else ""))
+                joined_before = True
+                reason = _while_joined(node, door, ticket.session, stop)
+            if reason:
+                announce(f"{reason}; trying to join again")
+                stop.wait(LOOK_PERIOD_S)
+
+
+def _ask(door: FarmDoor, name: str, stop: threading.Event) -> Ticket | None:
+    for _ in range(STILL_JOINED_PATIENCE):
+        try:
+            return door.ask(name)
+        except StillJoined as error:
+            refused = error
+        if stop.wait(LOOK_PERIOD_S):
+            return None
+    raise refused
+
+
+def _while_joined(
+    node: subprocess.Popen[bytes], door: FarmDoor, session: str, stop: threading.Event
+) -> str | None:
+    """Why this machine belongs to the farm no longer; None when it was told to stop."""
+    while not stop.wait(LOOK_PERIOD_S):
+        if node.poll() is not None:
+            return "the link to the farm was lost, or Ray could not start here (join.log says more)"
+        # Ray itself notices that the farm is gone only after long; one that was restarted wants a new node.
+        with contextlib.suppress(FarmError):
+            if door.session() != session:
+                return "the farm was started again"
+    return None
+
+
+@contextlib.contextmanager
+def _node(paths: FarmPaths, ticket: Ticket, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Ray node in the farm's cluster, with all of its processes, for as long as the block lasts."""
+    # Short: paths of unix sockets below them must stay under 107 bytes. Ray opens its own to everybody.
+    session = Path(tempfile.mkdtemp(prefix="mobifarm-ray-"))
+    scratch = Path(tempfile.mkdtemp(prefix="mobifarm-"))
+    ray_token = scratch / "ray-token"
+    ray_token.touch(mode=0o600)
+    ray_token.write_text(ticket.ray_token)
+    configuration = HostConfiguration(name, paths.adb_key, scratch, paths.computer, usb=True)
+    environment = {
+        **os.environ,
+        **RAY_ENVIRONMENT,
+        **configuration.to_environment(),
+        "RAY_AUTH_TOKEN_PATH": str(ray_token),
+    }
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    command += ["--address", ticket.ray_address, "--node-ip-address", _own_address(ticket.ray_address)]
+    command += ["--num-cpus", "0", "--object-store-memory", str(OBJECT_STORE_BYTES)]
+    command += ["--temp-dir", str(session), "--log-color", "false"]
+    command += ["--labels", f"{HOST_LABEL}={name},{JOIN_LABEL}={ticket.join_id}"]
+    if platform.system() == "Linux" and (setpriv := shutil.which("setpriv")):
+        command = [setpriv, "--pdeathsig", "TERM", *command]  # a killed `mobifarm join` leaves no node
+    with _log(paths).open("ab") as output:
+        node = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=paths.home
+        )
+    try:
+        yield node
+    finally:
+        _end(node)
+        for folder in (session, scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _log(paths: FarmPaths) -> Path:
+    return paths.home / "join.log"
+
+
+def _end(node: subprocess.Popen[bytes]) -> None:
+    """End the node; `ray start --block` ends its processes in turn."""
+    children = _descendants(node.pid)
+    node.send_signal(signal.SIGTERM)
+    try:
+        node.wait(STOP_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        node.kill()
+        node.wait()
+    for pid, started in children.items():
+        if _started(pid) == started:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _descendants(parent: int) -> dict[int, str]:
+    """All processes below one with the times of their starts: an id alone may be another's by now."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parents[int(folder.name)] = int(_stat(int(folder.name))[1])
+    found: dict[int, str] = {}
+    wanted = {parent}
+    while wanted:
+        wanted = {pid for pid, above in parents.items() if above in wanted} - found.keys()
+        found |= {pid: _started(pid) for pid in wanted}
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of a process behind its name: state, parent and so on."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+
+
+def _started(pid: int) -> str:
+    try:
+        return _stat(pid)[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _own_address(farm: str) -> str:
+    """This machine's address on the way to the farm."""
+    host, _, port = farm.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))
+        except OSError as error:
+            raise HostError(f"the farm's address {farm} cannot be reached from here ({error})") from None
+        return str(probe.getsockname()[0])

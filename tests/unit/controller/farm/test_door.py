@@ -1,0 +1,87 @@
+"""Who is let in at the farm's door, and why others are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from mobifarm.controller.errors import UserError
+from mobifarm.controller.farm.door import STILL_JOINED, Door, door_tls
+from mobifarm.controller.farm.versions import mismatch, versions
+
+VERSIONS = {"mobifarm": "1.0", "python": "3.11.7", "ray": "2.60.0", "protocol": "abc"}
+
+
+def make(joined: tuple[str, ...] = ()) -> Door:
+    return Door(
+        "secret",
+        own_name="head",
+        versions=VERSIONS,
+        ray_address="10.0.0.1:7651",
+        ray_token="for-ray",
+        is_joined=lambda name: name in joined,
+    )
+
+
+async def ask(door: Door, name: Any = "hub", token: str = "secret", **other: str) -> httpx.Response:
+    transport = httpx.ASGITransport(app=door.app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+        return await client.post(
+            "/join",
+            json={"name": name, "versions": {**VERSIONS, **other}},
+            headers={"authorization": f"Bearer {token}"},
+        )
+
+
+async def test_a_machine_with_the_token_and_the_same_versions_is_admitted() -> None:
+    door = make()
+    answer = await ask(door)
+    assert answer.status_code == 200
+    assert (answer.json()["ray_address"], answer.json()["ray_token"]) == ("10.0.0.1:7651", "for-ray")
+    assert door.admissions["hub"].join_id == answer.json()["join_id"]
+    again = await ask(door)
+    assert door.admissions["hub"].join_id == again.json()["join_id"] != answer.json()["join_id"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "message"),
+    [
+        ({"token": "guess"}, 401, "token"),
+        ({"ray": "2.0.0"}, 409, "Ray is 2.0.0 here and 2.60.0 on the farm"),
+        ({"mobifarm": "2.0"}, 409, "MobiFarm is 2.0 here and 1.0 on the farm"),
+        ({"python": "3.12.0"}, 409, "Python is 3.12.0"),
+        ({"protocol": "xyz"}, 409, "protocol is xyz"),
+        ({"name": "head"}, 409, "--name"),
+        ({"name": "busy"}, STILL_JOINED, "belongs to the farm already"),
+        ({"name": "a/b"}, 400, "no name for a host"),
+        ({"name": 7}, 400, "no name for a host"),
+    ],
+)
+async def test_others_are_refused_with_the_reason_and_get_nothing(
+    asked: dict[str, str], status: int, message: str
+) -> None:
+    door = make(joined=("busy",))
+    answer = await ask(door, **asked)
+    assert answer.status_code == status
+    assert message in answer.json()["error"]
+    assert "for-ray" not in answer.text
+    assert not door.admissions
+
+
+def test_this_machine_matches_itself() -> None:
+    assert mismatch(versions(), versions()) is None
+
+
+def test_the_door_speaks_tls_as_soon_as_ray_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    assert door_tls() == {}
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    monkeypatch.setenv("RAY_TLS_SERVER_CERT", str(tmp_path / "none.pem"))
+    with pytest.raises(UserError, match="RAY_TLS_SERVER_CERT"):
+        door_tls()
+    for name in ("SERVER_CERT", "SERVER_KEY", "CA_CERT"):
+        (tmp_path / name).touch()
+        monkeypatch.setenv(f"RAY_TLS_{name}", str(tmp_path / name))
+    assert door_tls()["ssl_ca_certs"] == str(tmp_path / "CA_CERT")
