@@ -42,9 +42,9 @@ class PostgresReader(Reader):
             HostError: the server does not answer.
         """
         connection = _connect(url)
-        connection.read_only = True
         database = _PostgresDatabase(connection, url)
         try:
+            database.execute("SET default_transaction_read_only = on")
             if not _verify(database):
                 raise UserError(
                     f"There is no farm in the database {_shown(url)} yet: start the farm with `mobifarm up`."
