@@ -125,7 +125,8 @@ def test_killed_host_actor_comes_back_and_resumes(farm: Any, spec: Spec) -> None
 
 def test_killed_agent_is_started_again_and_its_edit_is_done(farm: Any, spec: Spec) -> None:
     farm.up()
-    job_id = farm.submit(spec(2, SLOW))
+    # Reaching the phone by a link of one's own takes seconds on a busy computer.
+    job_id = farm.submit(spec(2, {**SLOW, "step_limit": 2000}))
     attempt = farm.wait(lambda reader: running_attempt(reader, job_id), "a running attempt")
     link = connect_direct(attempt.device_id, key_path=farm.home / "adbkey")
     try:
