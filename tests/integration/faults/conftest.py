@@ -25,7 +25,7 @@ from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.events import Event
 from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.state import JobState
-from mobifarm.controller.farm.farm import Farm
+from mobifarm.controller.farm.farm import Farm, Order
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.host.phones import HostConfiguration, PhoneHost
 from mobifarm.controller.host.reports import Report
@@ -53,17 +53,12 @@ class HostInProcess:
     async def attach(self, device_id: str, address: str) -> None:
         self._phones.attach(device_id, address)
 
-    async def dispatch(self, device_id: str, attempt_id: str, token: int, payload: Mapping[str, Any]) -> None:
-        self._phones.dispatch(device_id, attempt_id, token, payload)
+    async def begin(self) -> None:
+        """It never forgets its phones."""
 
-    async def cancel(self, device_id: str, attempt_id: str) -> None:
-        self._phones.cancel(device_id, attempt_id)
-
-    async def acknowledge(self, device_id: str, attempt_id: str) -> None:
-        self._phones.acknowledge(device_id, attempt_id)
-
-    async def check_health(self, device_id: str, check_id: str, fencing_token: int) -> None:
-        self._phones.check_health(device_id, check_id, fencing_token)
+    async def carry_out(self, orders: Sequence[Order]) -> None:
+        for method, *arguments in orders:
+            getattr(self._phones, method)(*arguments)
 
     async def reports(self) -> Sequence[Report]:
         self._last_report, reports = await self._phones.reports(self._last_report, 10.0)

@@ -10,7 +10,7 @@ from mobifarm.controller.core.state import AttemptState
 from mobifarm.simulator.virtual_phones import VirtualPhones
 
 # Seconds of work, so that the fault meets a running edit.
-SLOW = {"stop_probability": 0.9999, "step_limit": 60}
+SLOW = {"stop_probability": 0.9999, "step_limit": 400}
 AGENT = "$(cat ${ANDROID_DATA:-/data}/local/tmp/mobifarm/agent/lock)"
 
 

@@ -11,7 +11,7 @@ from mobifarm.controller.host.recovery import Rung
 from mobifarm.simulator.virtual_phones import VirtualPhones
 
 QUICK = {"step_limit": 2}
-SLOW = {"stop_probability": 0.9999, "step_limit": 60}
+SLOW = {"stop_probability": 0.9999, "step_limit": 400}
 CYCLES = 100
 
 
