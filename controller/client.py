@@ -78,9 +78,6 @@ class FarmClient:
     def get(self, path: str) -> Any:
         return self._request("GET", path).json()
 
-    def text(self, path: str) -> str:
-        return self._request("GET", path).text
-
     def post(self, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = DEADLINE_S) -> Any:
         return self._request("POST", path, body, timeout_s).json()
 

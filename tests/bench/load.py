@@ -255,8 +255,11 @@ async def _measure(
     await farm.apply(*(DeviceAdded(time.time(), phone, phone, "bench") for phone in phones))
     await asyncio.gather(*(farm.attach(phone, phone) for phone in phones))
     async with asyncio.timeout(arguments.limit_s):
-        while sum(device.connected for device in farm.state.devices.values()) < arguments.phones:
-            await asyncio.sleep(0.1)
+        while True:
+            change = farm.next_change()  # taken before looking, so that nothing falls in between
+            if sum(device.connected for device in farm.state.devices.values()) >= arguments.phones:
+                break
+            await change.wait()
     connect_s = time.monotonic() - connect_from
     plans = tuple(
         TrialPlan(f"job/{number:06}", "fact", PAYLOAD, "forward") for number in range(arguments.trials)
