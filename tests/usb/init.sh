@@ -17,16 +17,16 @@ nine="trans=virtio,version=9p2000.L,msize=262144"
 mount -t 9p -o "$nine,ro,cache=loose" root /host || echo "init: no root"
 mount -t tmpfs -o mode=755 layer /layer
 mkdir /layer/upper /layer/work
-mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work overlay /root || echo "init: no overlay"
+mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work overlay /new_root || echo "init: no overlay"
 
-for folder in proc sys dev; do mount --move /$folder /root/$folder; done
+for folder in proc sys dev; do mount --move "/$folder" /new_root/$folder; done
 # The host's /run tells of services that do not run here.
-mount -t tmpfs -o mode=755 run /root/run
-mkdir -p /root/run/share /root/dev/pts /root/dev/shm
-mount -t 9p -o "$nine" share /root/run/share || echo "init: no share"
-mount -t devpts devpts /root/dev/pts
-mount -t tmpfs shm /root/dev/shm
-mount -t configfs configfs /root/sys/kernel/config
+mount -t tmpfs -o mode=755 run /new_root/run
+mkdir -p /new_root/run/share /new_root/dev/pts /new_root/dev/shm
+mount -t 9p -o "$nine" share /new_root/run/share || echo "init: no share"
+mount -t devpts devpts /new_root/dev/pts
+mount -t tmpfs shm /new_root/dev/shm
+mount -t configfs configfs /new_root/sys/kernel/config
 ip link set lo up
 hostname usb-guest
-exec switch_root /root /bin/sh /run/share/job.sh
+exec switch_root /new_root /bin/sh /run/share/job.sh

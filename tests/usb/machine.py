@@ -198,7 +198,7 @@ def _dependencies(path: Path) -> list[str]:
 def make_initramfs(kernel: Path, busybox: str, share: Path) -> Path:
     """The guest's first files, packed."""
     folder = share / "initramfs"
-    for name in ("bin", "proc", "sys", "dev", "host", "layer", "root", "modules"):
+    for name in ("bin", "proc", "sys", "dev", "host", "layer", "new_root", "modules"):
         (folder / name).mkdir(parents=True)
     shutil.copy(busybox, folder / "bin" / "busybox")
     (folder / "bin" / "sh").symlink_to("busybox")
