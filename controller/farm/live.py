@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
+from mobifarm.controller.farm.vitals import Vitals, VitalsTracker
 from mobifarm.controller.host.reports import (
     AttemptProgress,
     DiscoveryNotice,
@@ -14,6 +16,18 @@ from mobifarm.controller.host.reports import (
     Reading,
     TransferProgress,
 )
+
+HISTORY_PERIOD_S: Final = 1.0
+HISTORY_MOMENTS: Final = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One point of a phone's recent past; ``phase`` and ``attempt_id`` are "" while it has no edit."""
+
+    vitals: Vitals
+    attempt_id: str
+    phase: str
 
 
 @dataclass(slots=True)
@@ -24,6 +38,9 @@ class LiveDevice:
     transfer: TransferProgress | None = None
     reading: Reading | None = None
     settling: PhoneSettling | None = None
+    vitals: Vitals | None = None
+    history: deque[Moment] = field(default_factory=lambda: deque(maxlen=HISTORY_MOMENTS))
+    tracker: VitalsTracker = field(default_factory=VitalsTracker)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -31,6 +48,7 @@ class LiveDevice:
             "transfer": asdict(self.transfer) if self.transfer else None,
             "reading": {"at": self.reading.at, "values": dict(self.reading.values)} if self.reading else None,
             "settling_until": self.settling.until if self.settling else None,
+            "vitals": asdict(self.vitals) if self.vitals else None,
         }
 
 
@@ -53,6 +71,7 @@ class LiveView:
                 device.transfer = report
             case Reading():
                 device.reading = report
+                _remember(device, report)
             case PhoneSettling():
                 device.settling = report
 
@@ -76,3 +95,13 @@ class LiveView:
     def notices(self) -> list[DiscoveryNotice]:
         """Where phones cannot be seen now, and what to do."""
         return [self._notices[key] for key in sorted(self._notices)]
+
+
+def _remember(device: LiveDevice, reading: Reading) -> None:
+    """Bring the vitals and the recent past up to a reading."""
+    device.vitals = device.tracker.offer(reading.at, reading.values, reading.monotonic_ns)
+    if not device.history or reading.at - device.history[-1].vitals.at >= HISTORY_PERIOD_S:
+        edit = device.progress
+        device.history.append(
+            Moment(device.vitals, edit.attempt_id if edit else "", edit.phase if edit else "")
+        )

@@ -176,13 +176,16 @@ class Attempts:
                 case "telemetry":
                     if response.telemetry.samples:
                         newest = response.telemetry.samples[-1]
-                        self._emit(Reading(self._clock(), self._device_id, dict(newest.values)))
+                        self._emit(self._reading(newest))
                 case "result":
                     self._finished(request, response.result)
                     return
         raise DeviceError(
             f"{self._device_id}: the agent ended the stream of {request.attempt_id} without a result"
         )
+
+    def _reading(self, sample: agent_pb2.TelemetrySample) -> Reading:
+        return Reading(self._clock(), self._device_id, dict(sample.values), sample.monotonic_ns)
 
     def _progress(self, attempt_id: str, progress: agent_pb2.EditProgress) -> AttemptProgress:
         return AttemptProgress(

@@ -97,5 +97,6 @@ class ConditionsWatch:
                         return  # an older agent; what it does not tell is unknown
                     logger.info("the sensors of %s: %s", self._device_id, error.details())
                 else:
-                    self.emit(Reading(self._clock(), self._device_id, dict(answer.sample.values)))
+                    values, monotonic_ns = dict(answer.sample.values), answer.sample.monotonic_ns
+                    self.emit(Reading(self._clock(), self._device_id, values, monotonic_ns))
             await asyncio.sleep(IDLE_PERIOD_S)

@@ -36,11 +36,15 @@ class TransferProgress:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The newest telemetry sample of a phone: sensor name to value in the unit of its description."""
+    """The newest telemetry sample of a phone: sensor name to value in the unit of its description.
+
+    ``monotonic_ns`` is the phone's own time of the sample, as in ``TelemetrySample``.
+    """
 
     at: float
     device_id: str
     values: Mapping[str, float]
+    monotonic_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ async def test_a_phone_without_work_is_asked() -> None:
         while len(reports) < 2:
             await asyncio.sleep(0)
     task.cancel()
-    assert reports == [Reading(5.0, "p", VALUES), DeviceConditions(5.0, "p", Conditions(30.0, 0.8, True))]
+    assert reports == [Reading(5.0, "p", VALUES, 0), DeviceConditions(5.0, "p", Conditions(30.0, 0.8, True))]
 
 
 async def test_an_agent_that_cannot_be_asked_is_left_alone() -> None:
