@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,29 @@ def smollm2_bundle_path() -> Path:
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_DEADLINE_S, check=False)
     assert outcome.returncode == 0, outcome.stderr
     return bundles_directory() / SMOLLM2_NAME
+
+
+@pytest.fixture(scope="session")
+def to_learn_from() -> Callable[[Path, int], dict[str, Path]]:
+    """Writes what a preparation reads: a file of facts (CounterFact's flat form) and a text."""
+
+    def write(folder: Path, count: int) -> dict[str, Path]:
+        facts = [
+            {
+                "case_id": number,
+                "prompt": f"Person {number} lives in",
+                "subject": f"Person {number}",
+                "target_new": "Rome" if number % 2 else "Oslo",
+                "ground_truth": "Bonn",
+                "rephrase_prompt": f"The home of Person {number} is",
+                "locality_prompt": "Somebody lives in",
+                "locality_ground_truth": "Bonn",
+            }
+            for number in range(count)
+        ]
+        paths = {"facts": folder / "facts.json", "text": folder / "text.txt"}
+        paths["facts"].write_text(json.dumps(facts))
+        paths["text"].write_text("The quick brown fox jumps over the lazy dog. " * 40)
+        return paths
+
+    return write

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -398,24 +399,10 @@ def test_a_folder_is_built_listed_and_shown(place: Path, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def learning(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("learning")
-    facts = [
-        {
-            "case_id": number,
-            "prompt": f"Person {number} lives in",
-            "subject": f"Person {number}",
-            "target_new": "Rome" if number % 2 else "Oslo",
-            "ground_truth": "Bonn",
-            "rephrase_prompt": f"The home of Person {number} is",
-            "locality_prompt": "Somebody lives in",
-            "locality_ground_truth": "Bonn",
-        }
-        for number in range(16)
-    ]
-    (folder / "facts.json").write_text(json.dumps(facts))
-    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 10)
-    return {"facts": folder / "facts.json", "text": folder / "text.txt"}
+def learning(
+    tmp_path_factory: pytest.TempPathFactory, to_learn_from: Callable[[Path, int], dict[str, Path]]
+) -> dict[str, Path]:
+    return to_learn_from(tmp_path_factory.mktemp("learning"), 16)
 
 
 def test_preparing_and_editing(made: Made, learning: dict[str, Path]) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc.aio
@@ -26,24 +25,6 @@ from mobifarm.v1 import agent_pb2, agent_pb2_grpc
 from mobifarm.workloads.paths import cache_directory
 
 ONE_THREAD = ("--threads", "1")
-
-
-@pytest.fixture(scope="module")
-def key_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("farm") / "adbkey"
-
-
-@pytest.fixture(scope="module")
-def phones() -> Iterator[VirtualPhones]:
-    with VirtualPhones(1) as running:
-        yield running
-
-
-@pytest.fixture
-def link(phones: VirtualPhones, key_path: Path) -> Iterator[DirectTransport]:
-    transport = connect_direct(phones.phones[0].address, key_path=key_path)
-    yield transport
-    transport.close()
 
 
 @pytest.fixture(scope="module")

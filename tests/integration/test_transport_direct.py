@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,7 @@ from mobifarm.simulator.virtual_phones import VirtualPhones
 WAIT_S = 60.0
 FOLDER = "/data/local/tmp"
 
-
-@pytest.fixture(scope="module")
-def key_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("farm") / "adbkey"
-
-
-@pytest.fixture(scope="module")
-def phones() -> Iterator[VirtualPhones]:
-    with VirtualPhones(1) as running:
-        yield running
-
-
-@pytest.fixture
-def link(phones: VirtualPhones, key_path: Path) -> Iterator[DirectTransport]:
-    transport = connect_direct(phones.phones[0].address, key_path=key_path)
-    yield transport
-    transport.close()
+EchoOn = Callable[[DeviceTransport], AbstractContextManager[int]]
 
 
 @pytest.fixture
@@ -118,20 +103,9 @@ def test_slow_and_quick_commands_and_a_push_at_once(link: DirectTransport, pool:
 
 
 @pytest.fixture
-def echo_port(link: DirectTransport, phones: VirtualPhones) -> Iterator[int]:
-    """A port of the phone on which each connection gets back what it sends."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        # Free on this host too, whose ports an unsandboxed phone shares.
-        port = probe.getsockname()[1]
-    script = (
-        f"cd {FOLDER}; setsid nohup nc -s 127.0.0.1 -p {port} -L cat </dev/null >nc.log 2>&1 & echo $!; "
-        f"count=0; until grep -q ' 0100007F:{port:04X} 00000000:0000 0A ' /proc/net/tcp; do "
-        "sleep 0.1; count=$((count + 1)); [ $count -lt 100 ] || exit 1; done"
-    )
-    started = link.shell(script)
-    assert started.exit_code == 0, started
-    yield port
-    link.shell(f"kill {started.stdout.strip()}")
+def echo_port(link: DirectTransport, echo_on: EchoOn) -> Iterator[int]:
+    with echo_on(link) as port:
+        yield port
 
 
 def receive_exactly(client: socket.socket, size: int) -> bytes:

@@ -7,8 +7,9 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,6 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
     running.adb("kill-server")
 
 
-@pytest.fixture(scope="module")
-def phones() -> Iterator[VirtualPhones]:
-    with VirtualPhones(1) as running:
-        yield running
-
-
 @pytest.fixture
 def link(server: RunningServer, phones: VirtualPhones) -> Iterator[ServerTransport]:
     transport = connect_server(phones.phones[0].address, server)
@@ -88,30 +83,25 @@ def test_shell_files_and_streams(link: ServerTransport, phones: VirtualPhones, t
         transport.shell("sleep 100", timeout_s=0.5)
 
 
-def test_a_forward_carries_what_is_sent(link: ServerTransport, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    script = (
-        f"cd {FOLDER}; setsid nohup nc -s 127.0.0.1 -p {port} -L cat </dev/null >nc.log 2>&1 & echo $!; "
-        f"count=0; until grep -q ' 0100007F:{port:04X} 00000000:0000 0A ' /proc/net/tcp; do "
-        "sleep 0.1; count=$((count + 1)); [ $count -lt 100 ] || exit 1; done"
-    )
-    started = link.shell(script)
-    assert started.exit_code == 0, started
-    forward = link.forward(f"tcp:{port}", tmp_path / "sockets" / "echo.sock")
-    content = os.urandom(2_000_000)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(WAIT_S)
-        client.connect(str(forward.path))
-        sender = threading.Thread(target=client.sendall, args=(content,))
-        sender.start()
-        received = bytearray()
-        while len(received) < len(content):
-            received += client.recv(1 << 16)
-        sender.join(WAIT_S)
-    assert received == content
-    forward.close()
-    link.shell(f"kill {started.stdout.strip()}")
+def test_a_forward_carries_what_is_sent(
+    link: ServerTransport,
+    tmp_path: Path,
+    echo_on: Callable[[DeviceTransport], AbstractContextManager[int]],
+) -> None:
+    with echo_on(link) as port:
+        forward = link.forward(f"tcp:{port}", tmp_path / "sockets" / "echo.sock")
+        content = os.urandom(2_000_000)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(WAIT_S)
+            client.connect(str(forward.path))
+            sender = threading.Thread(target=client.sendall, args=(content,))
+            sender.start()
+            received = bytearray()
+            while len(received) < len(content):
+                received += client.recv(1 << 16)
+            sender.join(WAIT_S)
+        assert received == content
+        forward.close()
 
 
 def test_a_pulled_cable_wakes_everybody_and_the_phone_comes_back(

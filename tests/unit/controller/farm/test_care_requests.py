@@ -9,15 +9,10 @@ import pytest
 from mobifarm.controller.core.events import (
     DeviceAdded,
     DeviceQuarantined,
-    DeviceReady,
     Event,
     HealthCheckStarted,
-    Identity,
-    JobSubmitted,
-    LeaseGranted,
-    TrialPlan,
 )
-from mobifarm.controller.core.selector import COMPUTER, DeviceSelector
+from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.core.state import TrialState
 from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.core.views import device_view
@@ -25,16 +20,6 @@ from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import DeviceError, UserError
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.provisioning.removal import Removal
-
-READY: list[Event] = [
-    DeviceAdded(1.0, "a", "tcp:h:1", "test"),
-    DeviceReady(2.0, "a", "host", Identity("tcp:h:1", "S", "f"), {}, "virtual", (), "1", fencing_token=6),
-]
-LEASED: list[Event] = [
-    *READY,
-    JobSubmitted(3.0, "j", "facts", "me", {}, (TrialPlan("j/0", "fact", {}),), DeviceSelector(), 0, 3),
-    LeaseGranted(4.0, "attempt", "j/0", "a", 7),
-]
 
 
 class ScriptedFarm:
@@ -65,16 +50,16 @@ def requests(events: list[Event]) -> tuple[FarmRequests, ScriptedFarm]:
     return FarmRequests(farm, clock=lambda: 9.0, identifier=lambda prefix: prefix), farm  # type: ignore[arg-type]
 
 
-async def test_draining_lets_the_edit_end_and_undraining_ends_it() -> None:
-    asks, farm = requests(LEASED)
+async def test_draining_lets_the_edit_end_and_undraining_ends_it(leased_phone: list[Event]) -> None:
+    asks, farm = requests(leased_phone)
     assert (await asks.drain_device("a", " sold "))["state"] == "leased"
     assert farm.state.devices["a"].drained == "an operator drains it; sold"
     assert (await asks.undrain_device("a"))["state"] == "leased"
     assert farm.state.devices["a"].drained is None
 
 
-async def test_a_quarantine_needs_a_reason_and_lasts_until_its_release() -> None:
-    asks, farm = requests(READY)
+async def test_a_quarantine_needs_a_reason_and_lasts_until_its_release(ready_phone: list[Event]) -> None:
+    asks, farm = requests(ready_phone)
     with pytest.raises(UserError, match="needs a reason"):
         await asks.quarantine_device("a", " ")
     assert (await asks.quarantine_device("a", "smells"))["state"] == "quarantined"
@@ -83,14 +68,14 @@ async def test_a_quarantine_needs_a_reason_and_lasts_until_its_release() -> None
 
 
 @pytest.mark.parametrize("what", ["drain_device", "quarantine_device"])
-async def test_an_unknown_phone_is_refused(what: str) -> None:
-    asks, _ = requests(READY)
+async def test_an_unknown_phone_is_refused(what: str, ready_phone: list[Event]) -> None:
+    asks, _ = requests(ready_phone)
     with pytest.raises(UserError, match="no phone b"):
         await getattr(asks, what)("b", "why")
 
 
-async def test_a_forgotten_phone_is_cleaned_once_it_is_let_go_of() -> None:
-    asks, farm = requests(LEASED)
+async def test_a_forgotten_phone_is_cleaned_once_it_is_let_go_of(leased_phone: list[Event]) -> None:
+    asks, farm = requests(leased_phone)
     answer = await asks.forget_device("a", keep_edits=True)
     assert farm.did == [("detach", "a"), ("clean", "a", True)]
     assert answer == {
@@ -102,8 +87,10 @@ async def test_a_forgotten_phone_is_cleaned_once_it_is_let_go_of() -> None:
     assert farm.state.trials["j/0"].state is TrialState.PENDING
 
 
-async def test_a_phone_that_is_away_is_forgotten_all_the_same_and_that_is_said() -> None:
-    asks, farm = requests(READY)
+async def test_a_phone_that_is_away_is_forgotten_all_the_same_and_that_is_said(
+    ready_phone: list[Event],
+) -> None:
+    asks, farm = requests(ready_phone)
     farm.cleaning = DeviceError("no phone answers")
     answer = await asks.forget_device("a")
     assert (answer["problem"], answer["removed"]) == ("no phone answers", [])
@@ -116,15 +103,17 @@ async def test_the_computer_is_not_cleaned() -> None:
     assert farm.did == [("detach", COMPUTER)]
 
 
-async def test_a_phone_is_examined_while_nothing_runs_on_it() -> None:
-    asks, _ = requests(READY)
+async def test_a_phone_is_examined_while_nothing_runs_on_it(
+    ready_phone: list[Event], leased_phone: list[Event]
+) -> None:
+    asks, _ = requests(ready_phone)
     found = await asks.examine_device("a")
     assert (found["serial"], found["examined_at"]) == ("S", 9.0)
     assert found["findings"][0]["probe"] == "memory"
-    asks, _ = requests(LEASED)
+    asks, _ = requests(leased_phone)
     with pytest.raises(UserError, match="does an edit"):
         await asks.examine_device("a")
-    checked = [*READY, DeviceQuarantined(3.0, "a", "odd"), HealthCheckStarted(99.0, "a", "check")]
+    checked = [*ready_phone, DeviceQuarantined(3.0, "a", "odd"), HealthCheckStarted(99.0, "a", "check")]
     asks, _ = requests(checked)
     with pytest.raises(UserError, match="checks the phone"):
         await asks.examine_device("a")

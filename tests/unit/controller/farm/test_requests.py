@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 
 from mobifarm.controller.core.events import (
-    DeviceAdded,
     DeviceLost,
-    DeviceReady,
     Event,
-    Identity,
-    JobSubmitted,
-    LeaseGranted,
-    TrialPlan,
 )
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.step import replay, step
@@ -30,16 +24,6 @@ from mobifarm.controller.host.edits import (
     ListEdits,
     UndoEdits,
 )
-
-READY: list[Event] = [
-    DeviceAdded(1.0, "a", "a", "test"),
-    DeviceReady(2.0, "a", "host", Identity("a", "S", "f"), {}, "virtual", (), "1", fencing_token=6),
-]
-LEASED: list[Event] = [
-    *READY,
-    JobSubmitted(3.0, "j", "facts", "me", {}, (TrialPlan("j/0", "fact", {}),), DeviceSelector(), 0, 3),
-    LeaseGranted(4.0, "attempt", "j/0", "a", 7),
-]
 
 
 class ScriptedFarm:
@@ -59,8 +43,8 @@ def requests(events: list[Event]) -> tuple[FarmRequests, ScriptedFarm]:
     return FarmRequests(farm, clock=lambda: 1.0, identifier=lambda prefix: prefix), farm  # type: ignore[arg-type]
 
 
-async def test_changes_carry_the_newest_token_and_take_none() -> None:
-    asks, farm = requests(READY)
+async def test_changes_carry_the_newest_token_and_take_none(ready_phone: list[Event]) -> None:
+    asks, farm = requests(ready_phone)
     await asks.undo_edits("a", "ab", ["r1"])
     await asks.undo_edits("a", "ab", None)
     await asks.import_edits("a", base64.b64encode(b"file").decode())
@@ -68,8 +52,8 @@ async def test_changes_carry_the_newest_token_and_take_none() -> None:
     assert farm.state.next_fencing_token == 7
 
 
-async def test_a_busy_phone_is_read_and_not_changed() -> None:
-    asks, farm = requests(LEASED)
+async def test_a_busy_phone_is_read_and_not_changed(leased_phone: list[Event]) -> None:
+    asks, farm = requests(leased_phone)
     await asks.list_edits("a")
     await asks.export_edits("a", "ab")
     assert farm.asked == [ListEdits(), ExportEdits("ab")]
@@ -79,8 +63,8 @@ async def test_a_busy_phone_is_read_and_not_changed() -> None:
         await asks.import_edits("a", "eA==")
 
 
-async def test_a_phone_that_is_away_or_unknown_is_not_asked() -> None:
-    asks, farm = requests([*READY, DeviceLost(5.0, "a", "unplugged")])
+async def test_a_phone_that_is_away_or_unknown_is_not_asked(ready_phone: list[Event]) -> None:
+    asks, farm = requests([*ready_phone, DeviceLost(5.0, "a", "unplugged")])
     with pytest.raises(DeviceError, match=r"a is not there \(lost\)"):
         await asks.list_edits("a")
     with pytest.raises(UserError, match="no phone b"):
@@ -91,8 +75,8 @@ async def test_a_phone_that_is_away_or_unknown_is_not_asked() -> None:
 @pytest.mark.parametrize(
     "exported", ["not base64!", "é", base64.b64encode(bytes(EXPORT_LIMIT_BYTES + 1)).decode()]
 )
-async def test_what_cannot_be_an_export_is_not_sent(exported: str) -> None:
-    asks, farm = requests(READY)
+async def test_what_cannot_be_an_export_is_not_sent(exported: str, ready_phone: list[Event]) -> None:
+    asks, farm = requests(ready_phone)
     with pytest.raises(UserError, match=r"not base64|larger than 15 MiB"):
         await asks.import_edits("a", exported)
     assert farm.asked == []
@@ -106,8 +90,8 @@ class TakingFarm(ScriptedFarm):
             self.state, _ = step(self.state, event)
 
 
-async def test_tags_are_added_and_taken_away() -> None:
-    farm = TakingFarm(READY)
+async def test_tags_are_added_and_taken_away(ready_phone: list[Event]) -> None:
+    farm = TakingFarm(ready_phone)
     asks = FarmRequests(farm, clock=lambda: 1.0, identifier=lambda prefix: prefix)  # type: ignore[arg-type]
     assert await asks.tag_device("a", ["loud", "bench"], []) == {"device_id": "a", "tags": ["bench", "loud"]}
     assert await asks.tag_device("a", [], ["loud"]) == {"device_id": "a", "tags": ["bench"]}
@@ -120,7 +104,7 @@ async def test_tags_are_added_and_taken_away() -> None:
     assert farm.state.devices["a"].tags == ("bench",)
 
 
-def test_why_of_an_unknown_job_is_refused() -> None:
-    asks, _ = requests(READY)
+def test_why_of_an_unknown_job_is_refused(ready_phone: list[Event]) -> None:
+    asks, _ = requests(ready_phone)
     with pytest.raises(UserError, match="no job j"):
         asks.why("j")

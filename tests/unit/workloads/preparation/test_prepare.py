@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +26,10 @@ SETTINGS = PreparationSettings(
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("inputs")
-    facts = [
-        {
-            "case_id": number,
-            "prompt": f"Person {number} lives in",
-            "subject": f"Person {number}",
-            "target_new": "Rome" if number % 2 else "Oslo",
-            "ground_truth": "Bonn",
-            "rephrase_prompt": f"The home of Person {number} is",
-            "locality_prompt": "Somebody lives in",
-            "locality_ground_truth": "Bonn",
-        }
-        for number in range(24)
-    ]
-    (folder / "facts.json").write_text(json.dumps(facts))
-    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
-    return {"facts": folder / "facts.json", "text": folder / "text.txt"}
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, to_learn_from: Callable[[Path, int], dict[str, Path]]
+) -> dict[str, Path]:
+    return to_learn_from(tmp_path_factory.mktemp("inputs"), 24)
 
 
 @pytest.fixture(scope="module")
