@@ -11,37 +11,6 @@ import pytest
 from mobifarm.controller.discovery.usb import NO_BUS, UsbWatcher
 
 
-class Setting:
-    def __init__(self, kind: int) -> None:
-        self._kind = kind
-
-    def getClass(self) -> int:  # noqa: N802 - libusb's name
-        return self._kind
-
-    def getSubClass(self) -> int:  # noqa: N802 - libusb's name
-        return 0x42
-
-    def getProtocol(self) -> int:  # noqa: N802 - libusb's name
-        return 1
-
-
-class Device:
-    def __init__(self, ports: list[int], number: int, kind: int = 0xFF) -> None:
-        self._ports, self._number, self._kind = ports, number, kind
-
-    def iterSettings(self) -> list[Setting]:  # noqa: N802 - libusb's name
-        return [Setting(self._kind)]
-
-    def getBusNumber(self) -> int:  # noqa: N802 - libusb's name
-        return 1
-
-    def getPortNumberList(self) -> list[int]:  # noqa: N802 - libusb's name
-        return self._ports
-
-    def getDeviceAddress(self) -> int:  # noqa: N802 - libusb's name
-        return self._number
-
-
 class Usb1:
     """Stands in for the module: ``devices`` are on the bus, ``calls`` says what was asked of libusb."""
 
@@ -51,7 +20,7 @@ class Usb1:
         pass
 
     def __init__(self, hotplug: bool = True) -> None:
-        self.devices: list[Device] = []
+        self.devices: list[Any] = []
         self.hotplug = hotplug
         self.failure: Exception | None = None
         self.calls: list[str] = []
@@ -99,11 +68,13 @@ def usb1() -> Usb1:
     return Usb1()
 
 
-def test_phones_are_named_by_their_place_and_told_apart_by_connection(usb1: Usb1, tmp_path: Path) -> None:
+def test_phones_are_named_by_their_place_and_told_apart_by_connection(
+    usb1: Usb1, tmp_path: Path, usb_device: Any
+) -> None:
     watcher = UsbWatcher(usb1, tmp_path)
-    usb1.devices = [Device([2, 4], 7), Device([3], 8, kind=9)]
+    usb1.devices = [usb_device([2, 4], 7), usb_device([3], 8, kind=9)]
     assert watcher.scan().phones == {"usb:1-2.4": "1/7"}
-    usb1.devices = [Device([2, 4], 9)]
+    usb1.devices = [usb_device([2, 4], 9)]
     assert watcher.scan().phones == {"usb:1-2.4": "1/9"}
     assert watcher.covers("usb:1-2.4")
     assert not watcher.covers("tcp:h:1")
@@ -136,9 +107,11 @@ def test_no_bus_is_said_and_what_to_do(usb1: Usb1, tmp_path: Path) -> None:
     assert "--no-usb" in NO_BUS.action
 
 
-def test_a_bus_that_cannot_be_read_forgets_nobody_and_is_tried_again(usb1: Usb1, tmp_path: Path) -> None:
+def test_a_bus_that_cannot_be_read_forgets_nobody_and_is_tried_again(
+    usb1: Usb1, tmp_path: Path, usb_device: Any
+) -> None:
     watcher = UsbWatcher(usb1, tmp_path)
-    usb1.devices = [Device([2], 7)]
+    usb1.devices = [usb_device([2], 7)]
     watcher.scan()
     usb1.failure = usb1.USBError("oops")
     watcher.wait(1.0)
@@ -150,12 +123,12 @@ def test_a_bus_that_cannot_be_read_forgets_nobody_and_is_tried_again(usb1: Usb1,
     assert watcher.scan().phones == {"usb:1-2": "1/7"}
 
 
-def test_udev_may_be_ahead_but_not_for_long(usb1: Usb1, tmp_path: Path) -> None:
+def test_udev_may_be_ahead_but_not_for_long(usb1: Usb1, tmp_path: Path, usb_device: Any) -> None:
     udev = Udev("1-2")
     watcher = UsbWatcher(usb1, tmp_path, udev)
     troubles = [watcher.scan().trouble for _ in range(3)]
     assert troubles[:2] == [None, None]
     assert troubles[2] is not None
     assert "usb:1-2" in troubles[2].reason
-    usb1.devices = [Device([2], 7)]
+    usb1.devices = [usb_device([2], 7)]
     assert watcher.scan().trouble is None

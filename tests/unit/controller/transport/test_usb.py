@@ -176,39 +176,14 @@ def test_a_claimed_phone_says_who_has_it(
     assert "--adb-server" in refused.value.action
 
 
-def test_listing_names_phones_by_their_place_on_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interface:
-        def __init__(self, kind: int) -> None:
-            self._kind = kind
-
-        def getClass(self) -> int:  # noqa: N802 - libusb's name
-            return self._kind
-
-        def getSubClass(self) -> int:  # noqa: N802 - libusb's name
-            return 0x42
-
-        def getProtocol(self) -> int:  # noqa: N802 - libusb's name
-            return 1
-
-    class Device:
-        def __init__(self, ports: list[int], kind: int, serial: str | Exception) -> None:
-            self._ports, self._kind, self._serial = ports, kind, serial
-
-        def iterSettings(self) -> list[Interface]:  # noqa: N802 - libusb's name
-            return [Interface(8), Interface(self._kind)]
-
-        def getBusNumber(self) -> int:  # noqa: N802 - libusb's name
-            return 1
-
-        def getPortNumberList(self) -> list[int]:  # noqa: N802 - libusb's name
-            return self._ports
-
-        def getSerialNumber(self) -> str:  # noqa: N802 - libusb's name
-            if isinstance(self._serial, Exception):
-                raise self._serial
-            return self._serial
-
-    devices = [Device([2, 4], 0xFF, "ABC"), Device([3], 9, "hub"), Device([1], 0xFF, usb1.USBErrorAccess())]
+def test_listing_names_phones_by_their_place_on_the_bus(
+    monkeypatch: pytest.MonkeyPatch, usb_device: Any
+) -> None:
+    devices = [
+        usb_device([2, 4], serial="ABC"),
+        usb_device([3], kind=9, serial="hub"),
+        usb_device([1], serial=usb1.USBErrorAccess()),
+    ]
 
     class Context:
         def __enter__(self) -> Context:
@@ -217,7 +192,7 @@ def test_listing_names_phones_by_their_place_on_the_bus(monkeypatch: pytest.Monk
         def __exit__(self, *_: Any) -> None:
             pass
 
-        def getDeviceIterator(self, skip_on_error: bool) -> list[Device]:  # noqa: N802 - libusb's name
+        def getDeviceIterator(self, skip_on_error: bool) -> list[Any]:  # noqa: N802 - libusb's name
             return devices
 
     monkeypatch.setattr(usb1, "USBContext", Context)
