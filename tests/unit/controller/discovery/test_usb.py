@@ -49,7 +49,7 @@ class Usb1:
     def interruptEventHandler(self) -> None:  # noqa: N802 - libusb's name
         self.calls.append("interrupt")
 
-    def getDeviceIterator(self, skip_on_error: bool) -> Iterator[Device]:  # noqa: N802 - libusb's name
+    def getDeviceIterator(self, skip_on_error: bool) -> Iterator[Any]:  # noqa: N802 - libusb's name
         if self.failure:
             raise self.failure
         return iter(self.devices)
