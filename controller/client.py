@@ -57,6 +57,7 @@ class FarmClient:
         return client
 
     def _open(self, url: str, token: str, verify: ssl.SSLContext | bool) -> None:
+        self.url = url.rstrip("/")
         self._absent = f"no farm answers at {url}; `mobifarm up` on its machine prints the address"
         self._http = httpx.Client(
             base_url=url,

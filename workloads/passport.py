@@ -31,6 +31,11 @@ class Identity(Protocol):
     def fingerprint(self) -> str: ...
 
 
+def is_modelled(execution: str) -> bool:
+    """Whether sensors of this kind of phone come from a model and not from hardware."""
+    return execution in _EMULATED
+
+
 def passport(
     *,
     identity: Identity | None,
@@ -59,7 +64,7 @@ def passport(
     """
     run = result.get("execution") or {}
     telemetry = result.get("telemetry") or {}
-    provenance = MODELLED if execution in _EMULATED else MEASURED
+    provenance = MODELLED if is_modelled(execution) else MEASURED
     ran, asked = run.get("settings_json"), payload.get("settings")
     units = {str(sensor["name"]): str(sensor["unit"]) for sensor in sensors}
 

@@ -1,10 +1,13 @@
 """The HTTP API of one farm. JSON in and out; errors are ``{"error": "one sentence with the next step"}``.
 
 Every route but health, metrics and the description itself wants ``authorization: Bearer TOKEN`` of a role
-that allows it. The description (OpenAPI) is at ``/api/v1/openapi.json``.
+that allows it, or the cookie of a session of the live page. The description (OpenAPI) is at ``/api/v1/openapi.json``.
 """
 
 from __future__ import annotations
+
+import time
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,9 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mobifarm import __version__
-from mobifarm.controller.api import devices, farm, jobs
+from mobifarm.controller.api import devices, farm, jobs, page
 from mobifarm.controller.api.bodies import Problem
+from mobifarm.controller.api.feed import Feed
 from mobifarm.controller.api.services import Refused, Services
+from mobifarm.controller.api.sessions import Sessions
 from mobifarm.controller.errors import Bug, DeviceError, FarmError, UserError
 from mobifarm.workloads.errors import WorkloadInputError
 
@@ -51,8 +56,11 @@ def create_app(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for router in (farm.router, jobs.router, devices.router):
+    app.state.sessions = Sessions(services.authenticate, time.monotonic)
+    app.state.feed = Feed(partial(page.tick, services))
+    for router in (farm.router, jobs.router, page.router, devices.router):
         app.include_router(router)
+    page.add_page(app)
     app.add_middleware(_LimitBody)
     app.add_exception_handler(FarmError, _farm_error)
     app.add_exception_handler(WorkloadInputError, _farm_error)

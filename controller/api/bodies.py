@@ -65,6 +65,28 @@ class UndoneEdits(Body):
         return self
 
 
+class WantedKey(Body):
+    role: Annotated[
+        Literal["viewer", "submitter", "operator"] | None, Field(description="the caller's own by default")
+    ] = None
+
+
+class PageKey(BaseModel):
+    key: str
+    role: str
+
+
+class SignIn(Body):
+    key: Annotated[str | None, Field(description="from the address of the page")] = None
+    token: Annotated[str | None, Field(description="of `mobifarm tokens create`")] = None
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> SignIn:
+        if bool(self.key) == bool(self.token):
+            raise ValueError("give either 'key' or 'token'")
+        return self
+
+
 class Problem(BaseModel):
     """Every error: one sentence with the next step."""
 

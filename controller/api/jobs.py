@@ -13,6 +13,7 @@ from mobifarm.controller.api.services import Farmhouse, Refused, Submitter, View
 from mobifarm.controller.core.views import AttemptView, JobView, TrialView
 from mobifarm.controller.core.why import Why
 from mobifarm.controller.results import job_results
+from mobifarm.workloads.cells import Cell, cells
 from mobifarm.workloads.tables import to_csv
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
@@ -72,6 +73,16 @@ def results_csv(job_id: str, farm: Farmhouse, _: Viewer) -> PlainTextResponse:
     """One line per edit."""
     with farm.open_reader() as reader:
         return PlainTextResponse(to_csv(job_results(reader, job_id).summary), media_type="text/csv")
+
+
+@router.get("/{job_id}/cells", response_model=list[Cell])
+def method_cells(job_id: str, farm: Farmhouse, _: Viewer) -> list[Cell]:
+    """Each method on each phone: success, loss evaluations, seconds and joules with 95 % intervals."""
+    with farm.open_reader() as reader:
+        found = job_results(reader, job_id)
+    stored = [trial.stored for trial in found.trials if trial.stored is not None]
+    passports = {each["attempt_id"]: each.get("passport") or {} for each in stored}
+    return cells(found.summary.edits, passports)
 
 
 @router.get("/{job_id}/why")

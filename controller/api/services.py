@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,6 +11,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from mobifarm.controller.api.access import Caller, Role
+from mobifarm.controller.api.sessions import Sessions, comes_from_the_page, cookie_name
 from mobifarm.controller.farm.farm import Farm
 from mobifarm.controller.farm.hosts import HostView
 from mobifarm.controller.farm.requests import FarmRequests
@@ -21,7 +23,7 @@ class Services:
     """The farm behind the API.
 
     ``open_reader`` opens a view of the store for one thread; ``authenticate`` tells the caller from an
-    ``authorization`` header; ``hosts`` gives the machines with phones.
+    ``authorization`` header; ``hosts`` gives the machines with phones, ``clock`` unix seconds.
     """
 
     farm: Farm
@@ -29,6 +31,7 @@ class Services:
     open_reader: Callable[[], Reader]
     authenticate: Callable[[str], Caller | None]
     hosts: Callable[[], Sequence[HostView]] = tuple
+    clock: Callable[[], float] = time.time
 
 
 class Refused(Exception):
@@ -44,7 +47,13 @@ def services(request: Request) -> Services:
     return found
 
 
+def sessions(request: Request) -> Sessions:
+    found: Sessions = request.app.state.sessions
+    return found
+
+
 Farmhouse = Annotated[Services, Depends(services)]
+PageSessions = Annotated[Sessions, Depends(sessions)]
 _bearer = HTTPBearer(auto_error=False, description="a token of the farm, see `mobifarm tokens`")
 
 
@@ -54,7 +63,10 @@ def _caller_who_is(wanted: Role) -> Callable[..., Caller]:
         farm: Farmhouse,
         _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     ) -> Caller:
-        caller = farm.authenticate(request.headers.get("authorization", ""))
+        if header := request.headers.get("authorization", ""):
+            caller = farm.authenticate(header)
+        else:
+            caller = _browser(request)
         if caller is None:
             raise Refused(401, "the farm's token is missing or wrong")
         if not caller.role.allows(wanted):
@@ -66,6 +78,14 @@ def _caller_who_is(wanted: Role) -> Callable[..., Caller]:
         return caller
 
     return check
+
+
+def _browser(request: Request) -> Caller | None:
+    """Who looks at the live page, by the cookie of a session; None for requests of other pages."""
+    cookie = request.cookies.get(cookie_name(request.scope["server"][1]))
+    if cookie is None or not comes_from_the_page(request.method, request.headers, request.url.scheme):
+        return None
+    return sessions(request).caller(cookie)
 
 
 Viewer = Annotated[Caller, Depends(_caller_who_is(Role.VIEWER))]

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from mobifarm.controller.cli.jobs import follow, submit
 from mobifarm.controller.cli.output import progress_console
+from mobifarm.controller.cli.page import new_page_address
 from mobifarm.controller.cli.results import Attempts, ResultFormat, print_results
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.errors import FarmError, HostError, UserError
@@ -62,11 +63,14 @@ def demo(
 
     _say("1/4  model bundle")
     _mobifarm("models", "build", MODEL)
-    with contextlib.ExitStack() as stack:
-        _say("2/4  three virtual phones")
-        phones = stack.enter_context(_virtual_phones(folder / "virtual", unsandboxed))
-        _say("3/4  the farm (Ray, controller, one host)")
-        stack.enter_context(_farm(paths))  # it finds the phones by itself
+    # The farm stops before its phones, so that the last it knows of them is that they were there.
+    with contextlib.ExitStack() as powered, contextlib.ExitStack() as running:
+        _say("2/4  the farm (Ray, controller, one host)")
+        running.enter_context(_farm(paths))
+        with FarmClient(paths) as client:
+            _say(f"     watch it live at {new_page_address(client)}")
+        _say("3/4  three virtual phones, which the farm finds by itself")
+        phones = powered.enter_context(_virtual_phones(folder / "virtual", unsandboxed))
         _say("4/4  the evaluation" + (", with a cable pulled in the middle of an edit" if unplug else ""))
         job_id, trials = submit(paths, spec)
         _say(f"     {job_id}: {trials} edits; watch with: MOBIFARM_HOME={folder} mobifarm devices --watch")

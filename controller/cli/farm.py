@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -104,11 +105,25 @@ def up(
         settings=LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit),
         policy=policy,
         allow_reboot=allow_reboot,
-        announce=lambda url: typer.echo(f"ready {url}"),
+        announce=_announce,
         discovery=DiscoverySettings(usb=usb, adb_server=server),
         accept_hosts=accept_hosts,
         store_url=store,
     )
+
+
+def page_address(url: str, key: str) -> str:
+    """Where the live page opens once with this key; a browser sends nobody what stands after the #."""
+    return f"{url}/#key={key}"
+
+
+def _announce(url: str, key: str) -> None:
+    typer.echo(f"ready {url}")
+    if sys.stdout.isatty():  # never into a log: whoever has the address is an operator
+        typer.echo(f"watch it live at {page_address(url, key)}")
+        typer.echo("(opens once; `mobifarm page` prints a new address)")
+    else:
+        typer.echo("`mobifarm page` prints the address of the live page")
 
 
 def parse_adb_server(text: str) -> tuple[str, int]:

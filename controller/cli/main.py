@@ -13,7 +13,20 @@ from importlib.metadata import entry_points
 import typer
 
 from mobifarm import __version__
-from mobifarm.controller.cli import demo, devices, doctor, edits, farm, hosts, jobs, replay, tokens, why
+from mobifarm.controller.cli import (
+    demo,
+    devices,
+    doctor,
+    edits,
+    farm,
+    hosts,
+    jobs,
+    page,
+    replay,
+    tokens,
+    top,
+    why,
+)
 from mobifarm.controller.errors import FarmError
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.plain_text import printable
@@ -43,6 +56,8 @@ def options(
 
 def _assemble() -> None:
     app.command()(farm.up)
+    app.command()(page.page)
+    app.command()(top.top)
     app.command()(hosts.join)
     app.command()(hosts.hosts)
     app.command()(jobs.run)

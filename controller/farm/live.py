@@ -28,6 +28,7 @@ class Moment:
     vitals: Vitals
     attempt_id: str
     phase: str
+    target_probability: float | None = None
 
 
 @dataclass(slots=True)
@@ -102,6 +103,7 @@ def _remember(device: LiveDevice, reading: Reading) -> None:
     device.vitals = device.tracker.offer(reading.at, reading.values, reading.monotonic_ns)
     if not device.history or reading.at - device.history[-1].vitals.at >= HISTORY_PERIOD_S:
         edit = device.progress
-        device.history.append(
-            Moment(device.vitals, edit.attempt_id if edit else "", edit.phase if edit else "")
-        )
+        moment = Moment(device.vitals, "", "")
+        if edit:
+            moment = Moment(device.vitals, edit.attempt_id, edit.phase, edit.target_probability)
+        device.history.append(moment)

@@ -25,9 +25,10 @@ from typing import Any
 import uvicorn
 
 from mobifarm import __version__
-from mobifarm.controller.api.access import TokenFile, authenticator
+from mobifarm.controller.api.access import Role, TokenFile, authenticator
 from mobifarm.controller.api.app import create_app
 from mobifarm.controller.api.services import Services
+from mobifarm.controller.api.sessions import Sessions
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.policies import policy_named
 from mobifarm.controller.core.state import HostState
@@ -116,7 +117,7 @@ def serve(
     settings: LeaseSettings,
     policy: str,
     allow_reboot: bool = False,
-    announce: Callable[[str], None],
+    announce: Callable[[str, str], None],
     discovery: DiscoverySettings = DiscoverySettings(),
     accept_hosts: str | None = None,
     store_url: str | None = None,
@@ -129,7 +130,7 @@ def serve(
         port: of the HTTP API on 127.0.0.1; 0 takes a free one.
         public: where the API listens for other machines as well.
         policy: one of the names in ``mobifarm.controller.core.policies``.
-        announce: told the farm's address once it answers.
+        announce: told the farm's address once it answers, and a key that opens its live page once.
         discovery: where to look for phones.
         accept_hosts: ADDRESS or ADDRESS:PORT of this machine where others may join; None for none.
         store_url: of the PostgreSQL database that is the farm's store; None for the store that it has.
@@ -207,7 +208,12 @@ def serve(
             beside.append(lambda: watch_hosts(farm, door, cluster, time.time))
             description["join"] = "{}:{}".format(*outside.getsockname())
         stack.enter_context(_running_file(paths, description))
-        asyncio.run(_run(farm, host, requests, servers, devices, lambda: announce(url), beside))
+        sessions: Sessions = app.state.sessions
+
+        def ready() -> None:
+            announce(url, sessions.make_key(f"Bearer {token}", Role.OPERATOR))
+
+        asyncio.run(_run(farm, host, requests, servers, devices, ready, beside))
 
 
 def _door(paths: FarmPaths, farm: Farm, own_name: str, ray_address: str, ray_token: str) -> Door:

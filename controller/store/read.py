@@ -112,6 +112,20 @@ class Reader:
                 yield ResultView(bool(failed), json.loads(body), *columns)
             after = rows[-1][0]
 
+    def newest_result(self, device_id: str) -> ResultView | None:
+        """The last result that came from the phone; None where none has."""
+        rows = self._queries.execute(
+            "SELECT results.failed, results.body, results.trial_id, trials.label, results.attempt_id,"
+            " trials.attempts, device_id, serial, fingerprint, execution, measurement_epoch, results.at"
+            " FROM results JOIN attempts ON attempts.attempt_id = results.attempt_id"
+            " JOIN trials ON trials.trial_id = results.trial_id"
+            " WHERE attempts.device_id = ? ORDER BY results.at DESC LIMIT 1",
+            (device_id,),
+        )
+        for failed, body, *columns in rows:
+            return ResultView(bool(failed), json.loads(body), *columns)
+        return None
+
     def spec(self, job_id: str) -> dict[str, Any]:
         """The job's specification as submitted; UserError where there is no such job."""
         return self._document("SELECT body FROM specs WHERE job_id = ?", job_id, "job")

@@ -1,0 +1,73 @@
+// Numbers and moments in words. What is not known is an en dash, never zero.
+
+const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
+
+export const watts = (value) => (known(value) ? `${value.toFixed(value < 10 ? 2 : 1)} W` : "–");
+export const celsius = (value) => (known(value) ? `${value.toFixed(1)} °C` : "–");
+export const hertz = (value) => (known(value) ? `${(value / 1e9).toFixed(2)} GHz` : "–");
+export const percent = (share, digits = 0) => (known(share) ? `${(100 * share).toFixed(digits)} %` : "–");
+export const mebibytes = (bytes) => (known(bytes) ? `${Math.round(bytes / 2 ** 20)} MiB` : "–");
+export const probability = (value) => (known(value) ? value.toFixed(2) : "–");
+
+/** Three significant digits, thousands apart. */
+export function number(value) {
+  if (!known(value)) return "–";
+  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
+  return Number(value.toPrecision(3)).toString();
+}
+
+export function duration(seconds) {
+  if (!known(seconds)) return "unknown";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  return `${Math.round(seconds / 86400)} days`;
+}
+
+export const ago = (at, now) => `${duration(Math.max(0, now - at))} ago`;
+
+export function clock(at) {
+  return known(at) ? new Date(at * 1000).toLocaleTimeString([], { hour12: false }) : "–";
+}
+
+export function dateTime(at) {
+  return known(at) ? new Date(at * 1000).toLocaleString([], { hour12: false }) : "–";
+}
+
+/** A mean with its 95 % interval. */
+export function estimate(found, show = number) {
+  return found ? `${show(found.mean)} [${show(found.low)}–${show(found.high)}]` : "–";
+}
+
+const STATES = {
+  leased: "working",
+  awaiting_authorisation: "needs you",
+  done: "done",
+};
+
+/** A state of a phone, job or trial as people say it. */
+export const stateWords = (state) => STATES[state] ?? String(state).replaceAll("_", " ");
+
+export const PHASES = ["loading", "evaluating_before", "caching", "optimising", "evaluating_after"];
+
+const PHASE_WORDS = {
+  loading: "loading the model",
+  evaluating_before: "scoring before the edit",
+  caching: "caching",
+  optimising: "editing",
+  evaluating_after: "scoring after the edit",
+};
+
+export const phaseWords = (phase) => PHASE_WORDS[phase] ?? String(phase).replaceAll("_", " ");
+
+export const phoneName = (phone) => phone.model || phone.serial || phone.device_id;
+
+/** Where the power of a phone comes from, or why there is none to show. */
+export function powerWords(phone) {
+  if (known(phone.power_watts)) {
+    const source = phone.power_source === "battery" ? "power from the battery" : "power";
+    return phone.modelled ? `${source}, modelled` : source;
+  }
+  if (phone.charging) return "power not visible: charging";
+  return "power not measured";
+}
