@@ -1,7 +1,8 @@
 """The HTTP API of one farm. JSON in and out; errors are ``{"error": "one sentence with the next step"}``.
 
 Every route but health, metrics and the description itself wants ``authorization: Bearer TOKEN`` of a role
-that allows it, or the cookie of a session of the live page. The description (OpenAPI) is at ``/api/v1/openapi.json``.
+that allows it, or the cookie of a session of the live page. The description (OpenAPI) is at
+``/api/v1/openapi.json``.
 """
 
 from __future__ import annotations

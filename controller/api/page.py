@@ -18,7 +18,6 @@ from mobifarm.controller.api.bodies import JsonObject, PageKey, SignIn, WantedKe
 from mobifarm.controller.api.feed import Feed
 from mobifarm.controller.api.services import Farmhouse, PageSessions, Refused, Services, Viewer
 from mobifarm.controller.api.sessions import comes_from_the_page, cookie_name
-from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.snapshot import history, snapshot
 
 router = APIRouter(tags=["live page"])
@@ -75,15 +74,12 @@ async def sign_in(body: SignIn, request: Request, sessions: PageSessions) -> JSO
         raise Refused(403, "only the farm's own page signs in this way")
     if body.key:
         opened = sessions.open_with_key(body.key)
+        why_not = "this address of the page was used already or is too old: `mobifarm page` prints a new one"
     else:
         opened = sessions.open_with_token(body.token or "")
+        why_not = "nobody has this token: `mobifarm tokens create NAME --role viewer` makes one"
     if opened is None:
-        raise Refused(
-            401,
-            "this address of the page was used already or is too old: `mobifarm page` prints a new one"
-            if body.key
-            else "nobody has this token: `mobifarm tokens create NAME --role viewer` makes one",
-        )
+        raise Refused(401, why_not)
     session, caller = opened
     response = JSONResponse(WhoAmI(name=caller.name, role=caller.role.value).model_dump())
     response.set_cookie(
@@ -130,11 +126,11 @@ async def device_history(device_id: str, farm: Farmhouse, _: Viewer, after: floa
 
 @router.get("/api/v1/devices/{device_id:path}/passport")
 def device_passport(device_id: str, farm: Farmhouse, _: Viewer) -> JsonObject:
-    """The passport of the phone's newest result."""
+    """The passport of the phone's newest result; null where it has none yet."""
     with farm.open_reader() as reader:
         newest = reader.newest_result(device_id)
     if newest is None:
-        raise UserError(f"there is no result of the phone {device_id} yet")
+        return {"at": None, "trial_id": None, "passport": None}
     return {"at": newest.at, "trial_id": newest.trial_id, "passport": newest.result.get("passport")}
 
 

@@ -37,12 +37,11 @@ def top(
         if once:
             console().print(render(picture))
             return
-        with Live(
-            render(picture), console=console(), auto_refresh=False, screen=console().is_terminal
-        ) as screen:
+        screen = console()
+        with Live(render(picture), console=screen, auto_refresh=False, screen=screen.is_terminal) as shown:
             try:
-                for picture in _pictures(client):
-                    screen.update(render(picture), refresh=True)
+                for news in _pictures(client):
+                    shown.update(render(news), refresh=True)
             except KeyboardInterrupt:
                 pass
 
@@ -81,9 +80,7 @@ def render(picture: Mapping[str, Any]) -> RenderableType:
         )
     ]
     if any(phone["modelled"] and phone["power_watts"] is not None for phone in phones):
-        parts.append(
-            Text("* from a model: a virtual phone has no power meter and no thermometer", style="dim")
-        )
+        parts.append(Text("* modelled: a virtual phone has no power meter", style="dim"))
     if jobs:
         parts.append(
             table(

@@ -38,7 +38,7 @@ export class Chart {
         } },
       },
       axes: [
-        { ...axis, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false })), space: 90 },
+        { ...axis, size: 32, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false })), space: 90 },
         { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => `${Number(tick.toPrecision(4))}${unit === "" ? "" : ` ${unit}`}`) },
       ],
       series: [
@@ -85,6 +85,8 @@ export class Chart {
       drawn = columns.map((column) => column.map((value, i) => (value === null ? null : (sums[i] += value))));
     }
     this.plot.setData([times, ...drawn]);
+    // The legend tells the newest values while nobody points at others.
+    if (this.plot.cursor.left === undefined || this.plot.cursor.left < 0) this.plot.setLegend({ idx: times.length - 1 }, false);
   }
 
   #resize() {
@@ -142,7 +144,7 @@ export function intervals(title, lines, show, { share = false } = {}) {
       shorten(line.label, 26)),
     line.found
       ? [
-        s("line", { x1: x(line.found.low), x2: x(line.found.high), y1: middle(i), y2: middle(i),
+        line.whiskers && s("line", { x1: x(line.found.low), x2: x(line.found.high), y1: middle(i), y2: middle(i),
           class: `whisker series-${line.series}` }),
         s("circle", { cx: x(line.found.mean), cy: middle(i), r: line.strong ? 6 : 4.5,
           class: `mean series-${line.series}` }),

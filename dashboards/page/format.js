@@ -36,7 +36,8 @@ export function dateTime(at) {
 
 /** A mean with its 95 % interval. */
 export function estimate(found, show = number) {
-  return found ? `${show(found.mean)} [${show(found.low)}–${show(found.high)}]` : "–";
+  if (!found) return "–";
+  return found.edits < 2 ? `${show(found.mean)} (1 edit)` : `${show(found.mean)} [${show(found.low)}–${show(found.high)}]`;
 }
 
 const STATES = {
@@ -68,6 +69,6 @@ export function powerWords(phone) {
     const source = phone.power_source === "battery" ? "power from the battery" : "power";
     return phone.modelled ? `${source}, modelled` : source;
   }
-  if (phone.charging) return "power not visible: charging";
-  return "power not measured";
+  if (phone.charging) return "power: not visible, charging";
+  return "power: not measured";
 }

@@ -237,7 +237,7 @@ function updateJobs(list, jobs) {
 
 export function jobWords(job) {
   const ended = job.trials - job.pending - job.leased;
-  const left = job.finished_at !== null ? "" : job.remaining_s === null ? ` · ${job.remaining_words}` : ` · about ${format.duration(job.remaining_s)} left`;
+  const left = job.finished_at !== null ? "" : job.remaining_s === null ? ` · time left ${job.remaining_words}` : ` · about ${format.duration(job.remaining_s)} left`;
   return `${ended} of ${job.trials} edits${left}`;
 }
 

@@ -105,7 +105,7 @@ export function jobView(context, id) {
       h("ul", {}, why.causes.map((cause) => h("li", {}, `${cause.trials} of them: ${cause.words}`))),
       h("ul", { class: "plain" }, why.phones.slice(0, 6).map((phone) => h("li", {}, h("strong", {}, name(phone.device_id)), `: ${phone.words}`,
         phone.at && phone.at > why.at + 1 ? ` — in about ${format.duration(phone.at - why.at)}${phone.estimate ? ", an estimate" : ""}` : ""))),
-      why.nearest.length > 0 && h("ul", { class: "plain" }, why.nearest.slice(0, 4).map((miss) => h("li", {}, h("strong", {}, name(miss.device_id)), ` would not do: ${miss.unmet.join("; ")}`))));
+      h("ul", { class: "plain" }, why.nearest.slice(0, 4).map((miss) => h("li", {}, h("strong", {}, name(miss.device_id)), ` would not do: ${miss.unmet.join("; ")}`))));
   }
 
   function showAttempts(tries) {
@@ -123,7 +123,7 @@ export function jobView(context, id) {
       plan.length > ROWS ? `Edits (the first ${ROWS} of ${plan.length})` : "Edits", ["edit", "state", "attempts", "last phone", "took"],
       sorted.slice(0, ROWS).map((trial) => {
         const attempt = last.get(trial.trial_id);
-        return [trial.label, h("span", { class: `dot trial-${trial.state}` }, format.stateWords(trial.state)), String(trial.attempts),
+        return [trial.label, h("span", { class: `dot trial-${trial.state}` }, trial.state === "leased" ? "running" : trial.state), String(trial.attempts),
           attempt ? attempt.serial || attempt.device_id : "–",
           attempt?.ended_at ? format.duration(attempt.ended_at - attempt.granted_at) : "–"];
       }), { numeric: [2, 4] }));

@@ -163,10 +163,11 @@ export function phoneView(context, id) {
   async function readPassport() {
     try {
       const newest = await get(`${phonePath(id)}/passport`);
-      if (!ended && newest.passport) showPassport(newest.passport, newest);
-    } catch (error) {
       if (ended) return;
-      sensors.replaceChildren(h("h2", {}, "Sensors and passport"), h("p", { class: "faint" }, `${error.message}. They are described with its first result.`));
+      if (newest.passport) showPassport(newest.passport, newest);
+      else sensors.replaceChildren(h("h2", {}, "Sensors and passport"), h("p", { class: "faint" }, "They come with its first result."));
+    } catch (error) {
+      if (!ended) sensors.replaceChildren(h("p", { class: "faint" }, error.message));
     }
   }
 

@@ -53,7 +53,7 @@ export function resultsView(context, id) {
     const name = (cell) => (cell.device_id === null ? `${cell.method}, all ${kind(cell)}` : several
       ? `${cell.method} · ${cell.model || cell.serial}` : cell.model || cell.serial || cell.device_id);
     const line = (what, missing) => (cell) => ({ label: name(cell), found: cell[what], strong: cell.device_id === null,
-      series: (methods.indexOf(cell.method) % 8) + 1, missing: missing?.(cell) });
+      series: (methods.indexOf(cell.method) % 8) + 1, missing: missing?.(cell), whiskers: cell[what]?.edits > 1 });
     const modelled = cells.some((cell) => cell.joules_provenance === "modelled");
     plots.replaceChildren(
       intervals("Edits that succeed (the new answer is more probable)", cells.map(line("success")), (value) => format.percent(value), { share: true }),
@@ -65,7 +65,7 @@ export function resultsView(context, id) {
         String(cell.edits), String(cell.failed), format.estimate(cell.success, (value) => format.percent(value)), format.estimate(cell.loss_evaluations),
         format.estimate(cell.seconds), cell.joules ? `${format.estimate(cell.joules)} ${cell.joules_provenance}` : "not measured"]), { numeric: [2, 3, 4, 5, 6, 7] }));
     const reasons = [...new Set(cells.filter((cell) => !cell.joules).map((cell) => cell.joules_reason))];
-    notes.replaceChildren(...reasons.map((reason) => h("li", {}, `Joules: not measured. ${reason}.`)));
+    notes.replaceChildren(...reasons.map((reason) => h("li", {}, `Joules: not measured (${reason}).`)));
   }
 
   update();
