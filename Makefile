@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; both set up what is missing.
 BIN := .venv/bin
-.PHONY: help setup demo test usb check bench lint types imports clean
+.PHONY: help setup demo test usb browser check bench lint types imports clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -17,6 +17,10 @@ test: setup ## the whole test suite
 usb: setup ## the tests on real USB, in an emulated machine; installs what they need (about 100 MB) first
 	@scripts/setup_usb.sh
 	$(BIN)/python -m pytest tests/usb
+
+browser: setup ## the tests of the live page in a real browser; installs chromium first
+	@scripts/setup_browser.sh
+	$(BIN)/python -m pytest tests/browser
 
 check: setup lint types imports ## the fast path before a commit: lint, types, walls, unit tests
 	$(BIN)/python -m pytest tests/unit -q

@@ -127,11 +127,11 @@ export function phaseLegend() {
  */
 export function intervals(title, lines, show, { share = false } = {}) {
   const known = lines.filter((line) => line.found);
-  const step = 30, top = 8, left = 190, width = 620, right = 24;
+  const step = 30, top = 8, left = 196, width = 640, right = 24;
   const height = top + lines.length * step + 26;
-  const largest = share ? 1 : Math.max(...known.map((line) => line.found.high), 0) * 1.04 || 1;
+  const ticks = share ? [0, 0.25, 0.5, 0.75, 1] : scale(Math.max(...known.map((line) => line.found.high), 0));
+  const largest = ticks.at(-1);
   const x = (value) => left + ((width - left - right) * value) / largest;
-  const ticks = share ? [0, 0.25, 0.5, 0.75, 1] : [0, 0.25, 0.5, 0.75, 1].map((part) => part * largest);
   const middle = (i) => top + i * step + step / 2;
   const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "intervals", role: "img",
     "aria-label": `${title}; the numbers are in the table below` },
@@ -141,7 +141,7 @@ export function intervals(title, lines, show, { share = false } = {}) {
   ]),
   lines.map((line, i) => [
     s("text", { x: left - 12, y: middle(i) + 4, class: line.strong ? "label strong" : "label", "text-anchor": "end" },
-      shorten(line.label, 26)),
+      shorten(line.label, 24)),
     line.found
       ? [
         line.whiskers && s("line", { x1: x(line.found.low), x2: x(line.found.high), y1: middle(i), y2: middle(i),
@@ -152,6 +152,14 @@ export function intervals(title, lines, show, { share = false } = {}) {
       : s("text", { x: left, y: middle(i) + 4, class: "missing" }, shorten(line.missing ?? "not measured", 60)),
   ]));
   return h("figure", { class: "card" }, h("figcaption", {}, title), drawing);
+}
+
+/** Four or five round numbers from zero to just above the largest value. */
+function scale(largest) {
+  if (!(largest > 0)) return [0, 1];
+  const rough = largest / 4, size = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((part) => part * size).find((each) => each * 4 >= largest * 1.0001) ?? 10 * size;
+  return Array.from({ length: Math.ceil((largest * 1.0001) / step) + 1 }, (_, i) => Number((i * step).toPrecision(6)));
 }
 
 const shorten = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);

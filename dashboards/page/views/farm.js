@@ -104,7 +104,10 @@ function makeTile(context, id) {
       const { phone } = tile;
       say(name, format.phoneName(phone));
       say(badge, format.stateWords(phone.state));
-      mark(element, "data-state", phone.state);
+      if (element.dataset.state !== phone.state) {
+        element.dataset.state = phone.state;
+        element.dataset.shownAt = context.store.now; // the farm's time of the news that brought it here
+      }
     },
     empty() {
       body.replaceChildren();

@@ -10,7 +10,7 @@ const WINDOW_S = 300;
 const TABLE_ROWS = 20;
 
 export function phoneView(context, id) {
-  let history = null, reading = false, lastHeard = -1, ended = false, rails = "", charts = [], passportFor = null;
+  let history = null, reading = false, lastHeard = -1, ended = false, rails = "", charts = [], passportFor;
   const title = h("h1", {}, id);
   const badge = h("span", { class: "badge" });
   const where = h("p", { class: "faint" });

@@ -50,7 +50,7 @@ export function resultsView(context, id) {
     }
     const methods = [...new Set(cells.map((cell) => cell.method))];
     const several = methods.length > 1;
-    const name = (cell) => (cell.device_id === null ? `${cell.method}, all ${kind(cell)}` : several
+    const name = (cell) => (cell.device_id === null ? (several ? `${cell.method} · all` : `all ${kind(cell)}`) : several
       ? `${cell.method} · ${cell.model || cell.serial}` : cell.model || cell.serial || cell.device_id);
     const line = (what, missing) => (cell) => ({ label: name(cell), found: cell[what], strong: cell.device_id === null,
       series: (methods.indexOf(cell.method) % 8) + 1, missing: missing?.(cell), whiskers: cell[what]?.edits > 1 });

@@ -1,0 +1,189 @@
+"""A real browser on the live page of a real farm with virtual phones; one farm for all tests here.
+
+With ``MOBIFARM_SCREENSHOTS=FOLDER`` the farm edits SmolLM2 on three phones, and the README's pictures are
+written there; otherwise a tiny random model on one, and the pictures go to ``test-artefacts/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+from mobifarm.controller.client import FarmClient
+from mobifarm.controller.paths import farm_paths
+from mobifarm.simulator.control import PhoneControl, PhoneRecord
+from mobifarm.simulator.virtual_phones import VirtualPhones
+
+DEADLINE_S = 180.0
+DEADLINE_MS = 1000 * DEADLINE_S
+SCREENSHOTS = os.environ.get("MOBIFARM_SCREENSHOTS")
+PROFILES = ("pixel-8", "galaxy-s24", "oneplus-12") if SCREENSHOTS else ("pixel-8",)
+
+# What the browser itself logs when a test has the farm refuse something, or stops it.
+PROVOKED = re.compile("the server responded with a status of 40|net::ERR_")
+
+
+@dataclass(frozen=True)
+class Farm:
+    """A running farm and its command line."""
+
+    home: Path
+    process: subprocess.Popen[str]
+    phones: VirtualPhones
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "mobifarm.controller.cli", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            env={**os.environ, "MOBIFARM_HOME": str(self.home)},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def client(self) -> FarmClient:
+        return FarmClient(farm_paths(self.home))
+
+    def address(self, role: str = "operator") -> str:
+        """An address that opens the page once."""
+        with self.client() as client:
+            return f"{client.url}/#key={client.post('/api/v1/page/keys', {'role': role})['key']}"
+
+    def submit(self, spec: Path) -> str:
+        return str(json.loads(self.run("run", str(spec), "--no-wait", "--json"))["job_id"])
+
+    def cancel(self, job_id: str) -> None:
+        with self.client() as client:
+            client.post(f"/api/v1/jobs/{job_id}/cancel")
+
+    def first_phone(self) -> tuple[PhoneRecord, PhoneControl]:
+        return self.phones.phones[0], self.phones.control(0)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    """A farm that answers; its phones connect by themselves."""
+    home = tmp_path_factory.mktemp("farm")
+    arguments = ["up", "--home", str(home), "--no-usb", "--lost-grace", "2"]
+    with ExitStack() as stack:
+        log = stack.enter_context((home / "up.log").open("w"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mobifarm.controller.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        phones = stack.enter_context(VirtualPhones(len(PROFILES), profiles=PROFILES, home=home / "virtual"))
+        made = Farm(home, process, phones)
+        stack.callback(made.stop)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready"), (home / "up.log").read_text()
+        yield made
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("needs Debian's chromium: scripts/setup_browser.sh installs it")
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox refuses to run for root, who runs the tests in most containers.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        started = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def new_context(browser: Browser, farm: Farm) -> Iterator[Callable[..., BrowserContext]]:
+    """Makes browsers that know nothing of each other, speak to the farm only, and must not complain."""
+    with farm.client() as client:
+        own = client.url
+    asked: list[str] = []
+    complaints: list[str] = []
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> BrowserContext:
+            context = browser.new_context(viewport={"width": 1360, "height": 900}, **options)
+            stack.callback(context.close)
+            context.set_default_timeout(DEADLINE_MS)
+            context.on("request", lambda request: asked.append(request.url))
+            context.on("console", note)
+            context.on("weberror", lambda error: complaints.append(str(error.error)))
+            return context
+
+        def note(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning") and not PROVOKED.search(message.text):
+                complaints.append(message.text)
+
+        yield make
+    assert [url for url in asked if not url.startswith(own)] == []
+    assert complaints == []
+
+
+@pytest.fixture
+def page(new_context: Callable[..., BrowserContext], farm: Farm) -> Page:
+    """The live page, opened as an operator by the address that the farm prints."""
+    opened = new_context().new_page()
+    opened.goto(farm.address())
+    opened.wait_for_selector("h1")
+    return opened
+
+
+@pytest.fixture(scope="session")
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("smollm2_bundle_path" if SCREENSHOTS else "tiny_bundle_path"))
+
+
+@pytest.fixture
+def spec(tmp_path: Path, model: str) -> Callable[..., Path]:
+    """Writes an evaluation spec over the first personal facts."""
+
+    def write(limit: int, settings: dict[str, Any]) -> Path:
+        path = tmp_path / "spec.yaml"
+        document = {
+            "name": "personal facts",
+            "model": model,
+            "dataset": {"builtin": "personal-facts", "limit": limit},
+            "methods": [{"name": "forward", "settings": settings}],
+        }
+        path.write_text(json.dumps(document))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def shoot() -> Callable[[Page, str], None]:
+    folder = Path(SCREENSHOTS) if SCREENSHOTS else Path(__file__).parents[2] / "test-artefacts"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def shoot(page: Page, name: str) -> None:
+        page.screenshot(path=folder / f"{name}.png")
+
+    return shoot
