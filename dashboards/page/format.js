@@ -35,9 +35,9 @@ export function dateTime(at) {
 }
 
 /** A mean with its 95 % interval. */
-export function estimate(found, show = number) {
+export function estimate(found, show = number, bound = show) {
   if (!found) return "–";
-  return found.edits < 2 ? `${show(found.mean)} (1 edit)` : `${show(found.mean)} [${show(found.low)}–${show(found.high)}]`;
+  return found.edits < 2 ? `${show(found.mean)} (1 edit)` : `${show(found.mean)} [${bound(found.low)}–${bound(found.high)}]`;
 }
 
 const STATES = {

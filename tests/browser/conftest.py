@@ -184,6 +184,6 @@ def shoot() -> Callable[[Page, str], None]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def shoot(page: Page, name: str) -> None:
-        page.screenshot(path=folder / f"{name}.png")
+        page.screenshot(path=folder / f"{name}.png", animations="disabled")
 
     return shoot

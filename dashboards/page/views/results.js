@@ -62,7 +62,7 @@ export function resultsView(context, id) {
       intervals(`Joules per edit, mean${modelled ? " (modelled)" : ""}`, cells.map(line("joules", (cell) => `not measured: ${cell.joules_reason}`)), format.number));
     numbers.replaceChildren(table("Means with 95 % intervals", ["method", "phones", "edits", "failed", "success", "loss evaluations", "seconds", "joules"],
       cells.map((cell) => [cell.method, cell.device_id === null ? `all ${kind(cell)}` : [cell.model, cell.serial].filter(Boolean).join(" ") || cell.device_id,
-        String(cell.edits), String(cell.failed), format.estimate(cell.success, (value) => format.percent(value)), format.estimate(cell.loss_evaluations),
+        String(cell.edits), String(cell.failed), format.estimate(cell.success, (value) => format.percent(value), (value) => Math.round(100 * value)), format.estimate(cell.loss_evaluations),
         format.estimate(cell.seconds), cell.joules ? `${format.estimate(cell.joules)} ${cell.joules_provenance}` : "not measured"]), { numeric: [2, 3, 4, 5, 6, 7] }));
     const reasons = [...new Set(cells.filter((cell) => !cell.joules).map((cell) => cell.joules_reason))];
     notes.replaceChildren(...reasons.map((reason) => h("li", {}, `Joules: not measured (${reason}).`)));
