@@ -60,7 +60,7 @@ class Sessions:
 
     def _open(self, grant: _Grant) -> tuple[str, Caller] | None:
         caller = self._caller(grant)
-        return caller and (_keep(self._sessions, grant), caller)
+        return None if caller is None else (_keep(self._sessions, grant), caller)
 
     def caller(self, session: str) -> Caller | None:
         """Whose session this is; None where it has ended or its token was revoked."""
