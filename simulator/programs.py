@@ -43,6 +43,15 @@ case "${{1-}} ${{2-}}" in
 esac
 """
 
+# A virtual phone has no screen: what would press its keys is written down for whoever looks.
+_INPUT = """\
+#!{shell}
+case "${{1-}} ${{2-}}" in
+  'keyevent '?*) echo "$2" >> "${{ANDROID_DATA:-/data}}/local/tmp/input-events" ;;
+  *) echo "usage: input keyevent CODE" >&2; exit 1 ;;
+esac
+"""
+
 _ID = """\
 #!{shell}
 case "${{1-}}" in
@@ -87,11 +96,11 @@ def applet_names(toybox: Path) -> list[str]:
 def write_scripts(
     bin_directory: Path, *, shell_path: str, services: str, with_identity: bool = False
 ) -> None:
-    """Write getprop, dumpsys and svc; the paths are as the phone sees them.
+    """Write getprop, dumpsys, svc and input; the paths are as the phone sees them.
 
     ``with_identity`` adds id and whoami: a phone has no /etc/passwd, from which toybox's would take names.
     """
-    scripts = {"getprop": _GETPROP, "dumpsys": _DUMPSYS, "svc": _SVC}
+    scripts = {"getprop": _GETPROP, "dumpsys": _DUMPSYS, "svc": _SVC, "input": _INPUT}
     if with_identity:
         scripts |= {"id": _ID, "whoami": _WHOAMI}
     for name, text in scripts.items():

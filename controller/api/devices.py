@@ -68,6 +68,12 @@ async def examine_device(device_id: str, farm: Farmhouse, _: Operator) -> JsonOb
     return dict(await farm.requests.examine_device(device_id))
 
 
+@router.post("/{device_id:path}/identify")
+async def identify_device(device_id: str, farm: Farmhouse, _: Operator) -> DeviceState:
+    """Have an idle phone blink with its screen a few times, so that a person finds it."""
+    return DeviceState(**await farm.requests.identify_device(device_id))
+
+
 @router.post("/{device_id:path}/tags")
 async def tag_device(device_id: str, body: ChangedTags, farm: Farmhouse, _: Operator) -> DeviceTags:
     """Give a phone tags, take others away; the answer lists all that it has."""

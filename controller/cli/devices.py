@@ -95,6 +95,14 @@ def undrain(context: typer.Context, device_id: str) -> None:
 
 
 @app.command()
+def identify(context: typer.Context, device_id: str) -> None:
+    """Have an idle phone blink with its screen, so that you find it on the shelf."""
+    with FarmClient(farm_paths(context.obj)) as client:
+        client.post(f"/api/v1/devices/{device_id}/identify", timeout_s=LONG_DEADLINE_S)
+    typer.echo(f"{device_id} blinked with its screen")
+
+
+@app.command()
 def quarantine(
     context: typer.Context,
     device_id: str,

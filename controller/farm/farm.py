@@ -97,6 +97,8 @@ class HostLink(Protocol):
 
     async def examine(self, device_id: str) -> list[Finding]: ...
 
+    async def identify(self, device_id: str) -> None: ...
+
     async def clean(self, address: str, keep_edits: bool) -> Removal: ...
 
     async def reports(self) -> Sequence[Report]:
@@ -282,6 +284,10 @@ class Farm:
     async def examine(self, device_id: str) -> list[Finding]:
         """Probe what a phone can do. Raises UserError, DeviceError, HostError."""
         return await self._link(device_id).examine(device_id)
+
+    async def identify(self, device_id: str) -> None:
+        """Show a person which phone it is. Raises UserError, DeviceError, HostError."""
+        await self._link(device_id).identify(device_id)
 
     async def clean(self, device_id: str, keep_edits: bool) -> Removal:
         """Take what the farm left off a phone that is detached. Raises DeviceError, HostError."""

@@ -67,6 +67,13 @@ class RayHost:
             raise answer
         return answer
 
+    async def identify(self, device_id: str) -> None:
+        answer: FarmError | None = await self._call(
+            "identify", self._local(device_id), deadline_s=LONG_CALL_DEADLINE_S
+        )
+        if answer is not None:
+            raise answer
+
     async def clean(self, address: str, keep_edits: bool) -> Removal:
         answer: Removal | FarmError = await self._call(
             "clean", address, keep_edits, deadline_s=LONG_CALL_DEADLINE_S

@@ -210,6 +210,16 @@ class FarmRequests:
         identity = self._farm.state.devices[device_id].identity
         return document(device_id, identity.serial if identity else "", self._clock(), findings)
 
+    async def identify_device(self, device_id: str) -> Mapping[str, Any]:
+        """Have an idle phone blink with its screen, so that a person finds it on the shelf.
+
+        Raises:
+            UserError, DeviceError, HostError: it cannot be asked; among others, it does an edit.
+        """
+        self._idle_token(device_id)  # a lit screen draws power that is not the edit's
+        await self._farm.identify(device_id)
+        return {"device_id": device_id, "state": str(self._farm.state.devices[device_id].state)}
+
     async def tag_device(
         self, device_id: str, add: Sequence[str], remove: Sequence[str]
     ) -> Mapping[str, Any]:

@@ -78,6 +78,13 @@ class HostActor:
         except FarmError as error:
             return error
 
+    async def identify(self, device_id: str) -> FarmError | None:
+        try:
+            await self._host().identify(device_id)
+        except FarmError as error:
+            return error
+        return None
+
     async def clean(self, address: str, keep_edits: bool) -> Removal | FarmError:
         try:
             return await self._host().clean(address, keep_edits)

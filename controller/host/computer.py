@@ -88,6 +88,10 @@ class Computer:
         """Not here: `mobifarm doctor` looks at its own computer itself."""
         raise UserError("the farm's computer is no phone; `mobifarm doctor` without a name examines it")
 
+    async def identify(self) -> None:
+        """Not here: there is nothing to look for."""
+        raise UserError("the farm's computer is no phone: it has no screen to blink with")
+
     async def remove_bundle(self, bundle_hash: str) -> None:
         """Remove the link."""
         (self._home / "bundles" / bundle_hash).unlink(missing_ok=True)

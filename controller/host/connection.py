@@ -15,6 +15,7 @@ from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.doctor.phone import examine
 from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_agent
+from mobifarm.controller.provisioning.identify import identify
 from mobifarm.controller.provisioning.install import bundles_by_size, install_bundle, remove_bundle
 from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
 from mobifarm.controller.transport.adb_server import AdbServer
@@ -93,6 +94,10 @@ class Phone:
     async def examine(self) -> list[Finding]:
         """See :func:`mobifarm.controller.doctor.phone.examine`."""
         return await self.blocking(examine)
+
+    async def identify(self) -> None:
+        """See :func:`mobifarm.controller.provisioning.identify.identify`."""
+        await self.blocking(identify)
 
     async def blocking(self, call: Callable[[DeviceTransport], Result]) -> Result:
         """Run something that blocks over the open link, in a thread of its own."""

@@ -72,6 +72,10 @@ class ConnectedPhone(ReachablePhone, CheckablePhone, Protocol):
         """Probe what it can do. Raises FarmError."""
         ...
 
+    async def identify(self) -> None:
+        """Show a person which one it is. Raises FarmError."""
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -159,6 +159,10 @@ class PhoneHost:
         """Probe what the phone can do. Raises FarmError."""
         return await self._session(device_id).phone.examine()
 
+    async def identify(self, device_id: str) -> None:
+        """Show a person which phone it is. Raises FarmError."""
+        await self._session(device_id).phone.identify()
+
     async def clean(self, address: str, keep_edits: bool) -> Removal:
         """Take what the farm left off a phone that is attached no more. Raises FarmError."""
 

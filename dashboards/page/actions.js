@@ -48,5 +48,6 @@ function ask(question, label) {
 export const drain = (id) => post(`${phonePath(id)}/drain`, { reason: "drained on the live page" })
   .then(() => "Drained: it finishes its edit and gets nothing new.");
 export const resume = (id) => post(`${phonePath(id)}/undrain`).then(() => "It gets work again.");
+export const identify = (id) => post(`${phonePath(id)}/identify`).then(() => "It blinked with its screen three times.");
 export const release = (id) => post(`${phonePath(id)}/release`).then(() => "Released from quarantine.");
 export const cancelJob = (id) => post(`${jobPath(id)}/cancel`).then(() => "Cancelled; results that are in are kept.");

@@ -153,8 +153,10 @@ def test_a_phone_that_is_plugged_in_appears_and_its_text_stays_text(
         expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
         assert page.locator("main img, main script").count() == 0
         assert page.title() == "Phone · MobiFarm"
+        page.get_by_role("button", name="Identify").click()
+        expect(page.locator(".note")).to_contain_text("It blinked")
         page.get_by_role("button", name="Drain").click()
-        expect(page.locator(".note")).to_contain_text("Drained")
+        expect(page.locator(".note").last).to_contain_text("Drained")
         expect(page.locator(".view-head .badge")).to_have_text("drained")
         page.get_by_role("button", name="Give it work again").click()
         expect(page.locator(".view-head .badge")).to_have_text("ready")

@@ -1,7 +1,7 @@
 // One phone: what it does, its curves over the phases of its edits, its sensors, its passport.
 import { h, mark, say, show, table } from "../dom.js";
 import { get, phonePath } from "../api.js";
-import { action, drain, release, resume } from "../actions.js";
+import { action, drain, identify, release, resume } from "../actions.js";
 import { Chart, colour, phaseBands, phaseLegend } from "../charts.js";
 import * as format from "../format.js";
 import { phaseBar, stepWords, updateBar } from "./farm.js";
@@ -19,7 +19,8 @@ export function phoneView(context, id) {
   const actions = h("span", { class: "row" },
     action(context, "Drain", "operator", () => drain(id)),
     action(context, "Give it work again", "operator", () => resume(id)),
-    action(context, "Release", "operator", () => release(id)));
+    action(context, "Release", "operator", () => release(id)),
+    action(context, "Identify", "operator", () => identify(id)));
   const label = h("p", { class: "big" });
   const job = h("p", { class: "faint" });
   const step = h("p", { class: "tile-step" });

@@ -40,6 +40,14 @@ def test_getprop(programs: Path, arguments: list[str], output: str) -> None:
     assert (done.returncode, done.stdout) == (0, output)
 
 
+def test_input_writes_down_which_keys_are_pressed(programs: Path) -> None:
+    (programs / "local" / "tmp").mkdir(parents=True)
+    for key in ("KEYCODE_WAKEUP", "KEYCODE_SLEEP"):
+        assert run(programs, "input", "keyevent", key).returncode == 0
+    assert (programs / "local" / "tmp" / "input-events").read_text() == "KEYCODE_WAKEUP\nKEYCODE_SLEEP\n"
+    assert run(programs, "input", "swipe").returncode == 1
+
+
 def test_dumpsys(programs: Path) -> None:
     assert run(programs, "dumpsys", "battery").stdout == "level: 80\n"
     assert run(programs, "dumpsys", "nothing").stdout == "Can't find service: nothing\n"
