@@ -86,7 +86,9 @@ export class Chart {
     }
     this.plot.setData([times, ...drawn]);
     // The legend tells the newest values while nobody points at others.
-    if (this.plot.cursor.left === undefined || this.plot.cursor.left < 0) this.plot.setLegend({ idx: times.length - 1 }, false);
+    queueMicrotask(() => { // after uPlot's own update, which is queued
+      if (!(this.plot.cursor.left >= 0)) this.plot.setLegend({ idx: times.length - 1 }, false);
+    });
   }
 
   #resize() {

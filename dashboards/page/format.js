@@ -24,6 +24,12 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} days`;
 }
 
+/** How long something took, to the second. */
+export function took(seconds) {
+  const whole = Math.round(seconds);
+  return known(seconds) && whole >= 60 && whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : duration(seconds);
+}
+
 export const ago = (at, now) => `${duration(Math.max(0, now - at))} ago`;
 
 export function clock(at) {
@@ -63,12 +69,13 @@ export const phaseWords = (phase) => PHASE_WORDS[phase] ?? String(phase).replace
 
 export const phoneName = (phone) => phone.model || phone.serial || phone.device_id;
 
-/** Where the power of a phone comes from, or why there is none to show. */
-export function powerWords(phone) {
+/** Where the power of a phone comes from, or why there is none to show; past: its last minutes. */
+export function powerWords(phone, past) {
   if (known(phone.power_watts)) {
     const source = phone.power_source === "battery" ? "power from the battery" : "power";
     return phone.modelled ? `${source}, modelled` : source;
   }
+  if (past?.power_watts.some(known)) return "power: no reading just now";
   if (phone.charging) return "power: not visible, charging";
   return "power: not measured";
 }

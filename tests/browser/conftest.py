@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.paths import farm_paths
 from mobifarm.simulator.control import PhoneControl, PhoneRecord
 from mobifarm.simulator.virtual_phones import VirtualPhones
 
-DEADLINE_S = 180.0
-DEADLINE_MS = 1000 * DEADLINE_S
 SCREENSHOTS = os.environ.get("MOBIFARM_SCREENSHOTS")
+DEADLINE_S = 600.0 if SCREENSHOTS else 120.0
+DEADLINE_MS = 1000 * DEADLINE_S
 PROFILES = ("pixel-8", "galaxy-s24", "oneplus-12") if SCREENSHOTS else ("pixel-8",)
 
 # What the browser itself logs when a test has the farm refuse something, or stops it.
@@ -106,6 +106,11 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def _patience() -> None:
+    expect.set_options(timeout=DEADLINE_MS)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
@@ -176,6 +181,12 @@ def spec(tmp_path: Path, model: str) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def edits(farm: Farm) -> tuple[int, dict[str, Any]]:
+    """How many edits a job has that comes to its end, and their settings."""
+    return (9, {}) if SCREENSHOTS else (3 * len(farm.phones.phones), {"step_limit": 60})
 
 
 @pytest.fixture

@@ -30,11 +30,6 @@ Spec = Callable[..., Path]
 Shoot = Callable[[Page, str], None]
 
 
-@pytest.fixture(autouse=True)
-def _patience(farm: Any) -> None:
-    expect.set_options(timeout=90_000)
-
-
 def tile(page: Page, device_id: str) -> Any:
     return page.locator(f'.tile[data-device="{device_id}"]')
 
@@ -53,9 +48,7 @@ def working(farm: Any, spec: Spec, page: Page) -> Any:
     farm.cancel(job_id)
 
 
-def test_a_running_edit_moves_on_every_view(
-    farm: Any, page: Page, working: str, shoot: Shoot, new_context: NewContext
-) -> None:
+def test_a_running_edit_moves_on_every_view(farm: Any, page: Page, working: str) -> None:
     address = farm.first_phone()[0].address
     step = tile(page, address).locator(".tile-step")
     expect(step).to_contain_text("editing: step")
@@ -70,11 +63,6 @@ def test_a_running_edit_moves_on_every_view(
     )
     expect(tile(page, address)).to_contain_text("power, modelled")
     expect(tile(page, address).locator(".spark")).to_have_attribute("aria-label", re.compile("over the last"))
-    shoot(page, "farm")
-    page.get_by_role("button", name="Switch between dark and light").click()
-    shoot(page, "farm-dark")
-    page.get_by_role("button", name="Switch between dark and light").click()
-
     page.get_by_role("link", name="Pixel 8").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Pixel 8")
     expect(page.locator(".plot canvas").first).to_be_visible()
@@ -95,13 +83,23 @@ def step_number(text: str) -> int:
     return int(found[1])
 
 
-def test_a_job_comes_to_its_results(farm: Any, page: Page, spec: Spec, shoot: Shoot) -> None:
-    job_id = farm.submit(spec(3 * len(farm.phones.phones), {"step_limit": 60}))
+def test_a_job_comes_to_its_results(
+    farm: Any, page: Page, spec: Spec, edits: tuple[int, dict[str, Any]], shoot: Shoot
+) -> None:
+    job_id = farm.submit(spec(*edits))
+    expect(page.locator(".job-words")).to_contain_text(re.compile("about .* left"))
+    theme = page.locator("#theme")
+    shoot(page, "farm")
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    theme.click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    shoot(page, "farm-dark")
+    theme.click()
     page.get_by_role("link", name="Jobs").click()
     page.locator(f'a[href="#/job/{job_id}"]').click()
-    expect(page.locator(".view-head .badge")).to_have_text("done")
-    expect(page.locator("main")).to_contain_text("Edits")
+    expect(page.get_by_role("table", name="Edits")).to_contain_text("done")
     shoot(page, "job")
+    expect(page.locator(".view-head .badge")).to_have_text("done")
     page.get_by_role("link", name="Results").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Results of personal facts")
     drawings = page.locator("svg.intervals")

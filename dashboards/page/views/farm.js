@@ -130,13 +130,14 @@ function makeTile(context, id) {
       say(parts.temperature, format.celsius(phone.temperature_celsius));
       say(parts.temperatureWords, phone.modelled && phone.temperature_celsius !== null ? "battery, modelled" : "battery heat");
       say(parts.power, format.watts(phone.power_watts));
-      say(parts.powerWords, format.powerWords(phone));
+      say(parts.powerWords, format.powerWords(phone, context.store.past.get(id)));
       say(parts.clock, format.hertz(phone.clock_hertz));
       say(parts.battery, format.percent(phone.battery));
       say(parts.batteryWords, phone.charging ? "charging" : "charge");
       const shown = drawSpark(parts.spark, context.store.past.get(id));
-      mark(parts.spark, "aria-label", shown === "power_watts" ? "power over the last minutes"
-        : shown ? "temperature over the last minutes" : "no curve yet");
+      const curve = shown === "power_watts" ? "power over the last minutes" : shown ? "temperature over the last minutes" : "no curve yet";
+      mark(parts.spark, "aria-label", curve);
+      say(parts.sparkWords, shown ? curve : "");
     },
   };
   return tile;
@@ -149,6 +150,7 @@ function tileParts() {
     action: h("p", { class: "tile-action" }),
     step: h("p", { class: "tile-step" }),
     bar: phaseBar(),
+    sparkWords: h("p", { class: "spark-words", "aria-hidden": true }),
     spark: h("canvas", { class: "spark", role: "img", "aria-label": "no curve yet" }),
   };
   const vital = (value, words) => {
@@ -159,7 +161,7 @@ function tileParts() {
   };
   const vitals = h("dl", { class: "vitals" }, vital("temperature", "battery heat"), vital("power", "power"),
     vital("clock", "fastest core"), vital("battery", "charge"));
-  parts.all = [parts.where, parts.what, parts.action, parts.step, parts.bar, parts.spark, vitals];
+  parts.all = [parts.where, parts.what, parts.action, parts.step, parts.bar, parts.sparkWords, parts.spark, vitals];
   return parts;
 }
 

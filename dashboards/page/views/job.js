@@ -47,7 +47,7 @@ export function jobView(context, id) {
     say(title, job.name);
     say(badge, format.stateWords(job.state));
     root.dataset.state = job.state;
-    say(facts, `${id} · ${job.user} · submitted ${format.dateTime(job.submitted_at)}${job.finished_at ? ` · took ${format.duration(job.finished_at - job.submitted_at)}` : ""}`);
+    say(facts, `${id} · ${job.user} · submitted ${format.dateTime(job.submitted_at)}${job.finished_at ? ` · took ${format.took(job.finished_at - job.submitted_at)}` : ""}`);
     updateTrialBar(bar, job);
     const key = COUNTS.map(([state]) => job[state]).join(" ");
     if (counts.dataset.key !== key) {
@@ -112,7 +112,7 @@ export function jobView(context, id) {
     const odd = tries.filter((attempt) => !["done", "leased", "running"].includes(attempt.state));
     attempts.replaceChildren(...(odd.length ? [table(`Attempts that were not to be (${odd.length}), the newest first`, ["edit", "phone", "became", "after", "why"],
       odd.slice(-ROWS).reverse().map((attempt) => [attempt.label, attempt.serial || attempt.device_id, format.stateWords(attempt.state),
-        attempt.ended_at ? format.duration(attempt.ended_at - attempt.granted_at) : "–", attempt.reason || "–"]), { numeric: [3] })] : []));
+        attempt.ended_at ? format.took(attempt.ended_at - attempt.granted_at) : "–", attempt.reason || "–"]), { numeric: [3] })] : []));
   }
 
   function showTrials(plan, tries) {
@@ -125,7 +125,7 @@ export function jobView(context, id) {
         const attempt = last.get(trial.trial_id);
         return [trial.label, h("span", { class: `dot trial-${trial.state}` }, trial.state === "leased" ? "running" : trial.state), String(trial.attempts),
           attempt ? attempt.serial || attempt.device_id : "–",
-          attempt?.ended_at ? format.duration(attempt.ended_at - attempt.granted_at) : "–"];
+          attempt?.ended_at ? format.took(attempt.ended_at - attempt.granted_at) : "–"];
       }), { numeric: [2, 4] }));
   }
 

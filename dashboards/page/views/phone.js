@@ -50,7 +50,7 @@ export function phoneView(context, id) {
     mark(root, "data-state", phone.state);
     say(where, [phone.device_id, phone.serial && `serial ${phone.serial}`, phone.host && `on ${phone.host}`,
       phone.execution && (phone.execution === "virtual" ? "a virtual phone: its sensors come from a model" : phone.execution),
-      `${format.stateWords(phone.state)} since ${format.clock(phone.changed_at)}`].filter(Boolean).join(" · "));
+      ["ready", "leased"].includes(phone.state) ? "" : `${format.stateWords(phone.state)} since ${format.clock(phone.changed_at)}`].filter(Boolean).join(" · "));
     say(reason, phone.reason);
     say(what, phone.action);
     const [drainIt, resumeIt, releaseIt] = actions.children;
@@ -75,7 +75,7 @@ export function phoneView(context, id) {
 
   function showVitals(phone) {
     const values = [[phone.modelled ? "battery heat, modelled" : "battery heat", format.celsius(phone.temperature_celsius)],
-      [format.powerWords(phone), format.watts(phone.power_watts)], ["fastest core", format.hertz(phone.clock_hertz)],
+      [format.powerWords(phone, context.store.past.get(id)), format.watts(phone.power_watts)], ["fastest core", format.hertz(phone.clock_hertz)],
       [phone.charging ? "charging" : "charge", format.percent(phone.battery)],
       ["thermal status", phone.thermal_status === null ? "–" : ["none", "light", "moderate", "severe", "critical", "emergency", "shutdown"][phone.thermal_status] ?? String(phone.thermal_status)]];
     const key = JSON.stringify(values);

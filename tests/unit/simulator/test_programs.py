@@ -19,7 +19,7 @@ def programs(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {"ANDROID_ROOT": str(folder), "PATH": "/usr/bin:/bin"}
+    environment = {"ANDROID_ROOT": str(folder), "ANDROID_DATA": str(folder), "PATH": "/usr/bin:/bin"}
     return subprocess.run(
         [folder / name, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=20
     )
