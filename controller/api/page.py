@@ -103,10 +103,10 @@ async def sign_out(request: Request, sessions: PageSessions, _: Viewer) -> Respo
     return response
 
 
-@router.get("/api/v1/live/snapshot")
-async def live_snapshot(farm: Farmhouse, _: Viewer) -> JsonObject:
+@router.get("/api/v1/live/snapshot", response_model=dict[str, Any])
+async def live_snapshot(farm: Farmhouse, _: Viewer) -> JSONResponse:
     """The farm now: phones and jobs in columns, hosts, notices, and the last minute of each phone."""
-    return _snapshot(farm, with_past=True)
+    return JSONResponse(_snapshot(farm, with_past=True))
 
 
 @router.get("/api/v1/live/stream", response_class=StreamingResponse)

@@ -36,7 +36,7 @@ from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.cluster import Cluster
 from mobifarm.controller.farm.door import DEFAULT_PORT, Door, door_tls
 from mobifarm.controller.farm.farm import Farm
-from mobifarm.controller.farm.hosts import host_rows, watch_hosts
+from mobifarm.controller.farm.hosts import HostView, host_rows, watch_hosts
 from mobifarm.controller.farm.ray_host import RayHost
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.farm.versions import versions
@@ -193,7 +193,7 @@ def serve(
                 requests,
                 partial(open_reader, paths),
                 authenticator(token, TokenFile(paths.tokens)),
-                lambda: host_rows(farm.state, name, versions()),
+                partial(_hosts, farm, name, versions()),
             )
         )
         servers = [(_server(app), listeners[0])]
@@ -214,6 +214,10 @@ def serve(
             announce(url, sessions.make_key(f"Bearer {token}", Role.OPERATOR))
 
         asyncio.run(_run(farm, host, requests, servers, devices, ready, beside))
+
+
+def _hosts(farm: Farm, own_name: str, own_versions: Mapping[str, str]) -> Sequence[HostView]:
+    return host_rows(farm.state, own_name, own_versions)
 
 
 def _door(paths: FarmPaths, farm: Farm, own_name: str, ray_address: str, ray_token: str) -> Door:

@@ -19,6 +19,7 @@ from mobifarm.controller.farm.live import LiveDevice, LiveView, Moment
 from mobifarm.workloads.passport import is_modelled
 
 RECENT_MOMENTS: Final = 60
+PHONES_WITH_PAST: Final = 100  # of more phones a whole past would be megabytes: it grows as one watches
 ENDED_JOBS: Final = 20
 OPEN_JOBS: Final = 200
 
@@ -30,7 +31,8 @@ def snapshot(
 ) -> dict[str, Any]:
     """Phones, jobs, hosts and notices at ``now`` (unix seconds).
 
-    ``with_past`` adds the last minute of each phone's power and temperature, for whoever begins to look.
+    ``with_past`` adds the last minute of each phone's power and temperature, for whoever begins to look at a
+    farm of up to a hundred phones.
     """
     devices = [device for device in state.devices.values() if device.stage is not DeviceState.RETIRED]
     rows = [_device_row(state, device.device_id, live.devices().get(device.device_id)) for device in devices]
@@ -46,7 +48,7 @@ def snapshot(
     if with_past:
         found["past"] = {
             device.device_id: _recent(heard)
-            for device in devices
+            for device in (devices if len(devices) <= PHONES_WITH_PAST else ())
             if (heard := live.devices().get(device.device_id)) and heard.history
         }
     return found

@@ -55,6 +55,12 @@ class Farm:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def start(self, *arguments: str, stdout: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mobifarm.controller.cli", *arguments]
+        return subprocess.Popen(
+            command, stdout=stdout, env={**os.environ, "MOBIFARM_HOME": str(self.home), "COLUMNS": "150"}
+        )
+
     def client(self) -> FarmClient:
         return FarmClient(farm_paths(self.home))
 

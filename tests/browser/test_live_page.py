@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import signal
 from collections.abc import Callable
@@ -284,6 +286,21 @@ def test_a_hidden_page_lets_its_stream_go(page: Page) -> None:
         page.evaluate(hide, "hidden")
     with page.expect_request("**/api/v1/live/stream"):
         page.evaluate(hide, "visible")
+
+
+def test_top_shows_the_same_and_ends_with_ctrl_c(farm: Any) -> None:
+    shown = json.loads(farm.run("top", "--json"))
+    assert farm.first_phone()[0].address in shown["devices"]["device_id"]
+    assert "Pixel 8" in farm.run("top", "--once")
+    terminal, its_end = pty.openpty()
+    with farm.start("top", stdout=its_end) as process:
+        os.close(its_end)
+        seen = b""
+        while b"Pixel 8" not in seen:
+            seen += os.read(terminal, 65536)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        os.close(terminal)
 
 
 def test_an_open_page_does_not_hold_up_the_farms_end(farm: Any, page: Page) -> None:
