@@ -113,9 +113,8 @@ function signedOut(words) {
   open(signInView(context, words), "");
 }
 
-async function begin() {
-  const key = location.hash.match(/^#key=([\w-]+)/)?.[1];
-  if (key) history.replaceState(null, "", "#/"); // out of the address, before anything else can fail
+async function begin(key = location.hash.match(/^#key=([\w-]+)/)?.[1]) {
+  if (location.hash.startsWith("#key=")) history.replaceState(null, "", "#/"); // out of the address, before anything else can fail
   try {
     signedIn(key ? await post("/api/v1/page/session", { key }) : await get("/api/v1/whoami"));
   } catch (error) {
@@ -127,7 +126,7 @@ async function begin() {
       signedOut(key ? `${error.message[0].toUpperCase()}${error.message.slice(1)}.` : "The farm shows its phones to those who may look.");
     } else {
       say(byId("connection"), "the farm does not answer");
-      setTimeout(begin, 2000);
+      setTimeout(() => begin(key), 2000);
     }
   }
 }

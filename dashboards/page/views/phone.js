@@ -54,9 +54,8 @@ export function phoneView(context, id) {
     say(reason, phone.reason);
     say(what, phone.action);
     const [drainIt, resumeIt, releaseIt] = actions.children;
-    const drained = phone.reason.includes("drained") || phone.state === "drained";
-    show(drainIt, !drained);
-    show(resumeIt, drained);
+    show(drainIt, !phone.drained);
+    show(resumeIt, phone.drained);
     show(releaseIt, phone.state === "quarantined");
     const busy = Boolean(phone.label || phone.transfer);
     say(label, phone.transfer ? `Receiving ${phone.transfer}` : phone.label ?? "No edit runs");
@@ -145,7 +144,7 @@ export function phoneView(context, id) {
       add(`Power from the battery${modelled}`, { unit: "W", floor: 0, series: [{ label: "power", colour: colour(0) }] },
         (past) => [past.power_watts], "No power rail can be read, and the battery's current is not the phone's while it charges.");
     }
-    add(`Temperature${modelled}`, { unit: "°C", room: 0.5, series: [{ label: "battery", colour: colour(3), digits: 1 }, { label: "hottest zone", colour: colour(5), digits: 1 }] },
+    add(`Temperature${modelled}`, { unit: "°C", room: 0.5, height: names.length ? 236 : 170, series: [{ label: "battery", colour: colour(3), digits: 1 }, { label: "hottest zone", colour: colour(5), digits: 1 }] },
       (past) => [past.temperature_celsius, past.hottest_celsius], "No temperature can be read.");
     add("Clock of the fastest core", { unit: "GHz", floor: 0, series: [{ label: "clock", colour: colour(4) }] },
       (past) => [past.clock_hertz.map((value) => (value === null ? null : value / 1e9))], "No clock can be read.");
