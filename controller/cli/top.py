@@ -121,12 +121,13 @@ def doing(phone: Mapping[str, Any]) -> str:
     """The edit and how far it is, or why there is none and what to do."""
     if phone["transfer"]:
         return f"receiving {phone['transfer']}: {100 * phone['transfer_share']:.0f} %"
-    if phone["label"]:
+    if phone["label"] and phone["state"] == "leased":
         phase = (phone["phase"] or "starting").replace("_", " ")
         step = f", step {phone['step']}" if phone["step"] else ""
         target = phone["target_probability"]
         return f"{phone['label']}: {phase}{step}" + ("" if target is None else f", p(target) {target:.2f}")
-    return "; ".join(filter(None, (phone["reason"], phone["action"])))
+    waiting = f"its edit {phone['label']} waits for it" if phone["label"] else ""
+    return "; ".join(filter(None, (phone["reason"], waiting, phone["action"])))
 
 
 def _time_left(job: Mapping[str, Any]) -> str:

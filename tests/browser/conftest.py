@@ -95,7 +95,7 @@ class Farm:
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     """A farm that answers; its phones connect by themselves."""
     home = tmp_path_factory.mktemp("farm")
-    arguments = ["up", "--home", str(home), "--no-usb", "--lost-grace", "2"]
+    arguments = ["up", "--home", str(home), "--no-usb", "--lost-grace", "60"]
     with ExitStack() as stack:
         log = stack.enter_context((home / "up.log").open("w"))
         process = subprocess.Popen(

@@ -117,10 +117,9 @@ def test_a_job_comes_to_its_results(
 
 
 def test_an_unplugged_phone_shows_within_two_seconds_of_the_event_and_comes_back(
-    farm: Any, page: Page
+    farm: Any, page: Page, working: str
 ) -> None:
     record, control = farm.first_phone()
-    wait_for_state(page, record.address, "ready")
     control.unplug()
     try:
         wait_for_state(page, record.address, "lost")
@@ -129,13 +128,14 @@ def test_an_unplugged_phone_shows_within_two_seconds_of_the_event_and_comes_back
             lost_at = client.get(f"/api/v1/devices/{record.address}")["changed_at"]
         assert shown_at - lost_at <= 2.0
         expect(tile(page, record.address)).to_contain_text("unplugged")
+        expect(tile(page, record.address)).to_contain_text("waits for it")
         expect(page.locator("#announcer")).to_contain_text("Pixel 8 is now lost")
         expect(tile(page, record.address).locator("dd").nth(1)).to_have_text(
             "–"
         )  # no old power as if it were new
     finally:
         control.plug()
-    wait_for_state(page, record.address, "ready")
+    wait_for_state(page, record.address, "leased")
 
 
 def test_a_phone_that_is_plugged_in_appears_and_its_text_stays_text(

@@ -117,10 +117,11 @@ function makeTile(context, id) {
       const { phone } = tile;
       if (!parts) body.append(...(parts = tileParts()).all);
       say(parts.where, [phone.host, phone.device_id].filter(Boolean).join(" · "));
-      const editing = Boolean(phone.phase || phone.label);
+      const editing = phone.state === "leased";
       const words = phone.transfer
         ? `receiving ${phone.transfer}`
-        : editing ? (phone.label ?? "") : [phone.reason, settling(phone, context.store.now)].filter(Boolean).join("; ");
+        : editing ? (phone.label ?? "")
+          : [phone.reason, settling(phone, context.store.now), waitingEdit(phone)].filter(Boolean).join("; ");
       say(parts.what, words || (phone.state === "ready" ? "waiting for work" : ""));
       mark(parts.what, "title", words);
       say(parts.action, editing || phone.transfer ? "" : phone.action);
@@ -167,6 +168,9 @@ function tileParts() {
 
 const settling = (phone, now) =>
   phone.settling_until && phone.settling_until > now ? `${Math.ceil(phone.settling_until - now)} s left` : "";
+
+/** An edit of a phone that is away waits a while for it before another phone gets it. */
+export const waitingEdit = (phone) => (phone.label && phone.state !== "leased" ? `its edit ${phone.label} waits for it` : "");
 
 export function stepWords(phone) {
   if (!phone.phase) return "";

@@ -4,7 +4,7 @@ import { get, phonePath } from "../api.js";
 import { action, drain, identify, release, resume } from "../actions.js";
 import { Chart, colour, phaseBands, phaseLegend } from "../charts.js";
 import * as format from "../format.js";
-import { phaseBar, stepWords, updateBar } from "./farm.js";
+import { phaseBar, stepWords, updateBar, waitingEdit } from "./farm.js";
 
 const WINDOW_S = 300;
 const TABLE_ROWS = 20;
@@ -51,19 +51,20 @@ export function phoneView(context, id) {
     say(where, [phone.device_id, phone.serial && `serial ${phone.serial}`, phone.host && `on ${phone.host}`,
       phone.execution && (phone.execution === "virtual" ? "a virtual phone: its sensors come from a model" : phone.execution),
       ["ready", "leased"].includes(phone.state) ? "" : `${format.stateWords(phone.state)} since ${format.clock(phone.changed_at)}`].filter(Boolean).join(" · "));
-    say(reason, phone.reason);
+    say(reason, [phone.reason, waitingEdit(phone)].filter(Boolean).join("; "));
     say(what, phone.action);
     const [drainIt, resumeIt, releaseIt] = actions.children;
     show(drainIt, !phone.drained);
     show(resumeIt, phone.drained);
     show(releaseIt, phone.state === "quarantined");
-    const busy = Boolean(phone.label || phone.transfer);
-    say(label, phone.transfer ? `Receiving ${phone.transfer}` : phone.label ?? "No edit runs");
+    const working = phone.state === "leased";
+    const busy = working || Boolean(phone.transfer);
+    say(label, phone.transfer ? `Receiving ${phone.transfer}` : working && phone.label ? phone.label : "No edit runs");
     if (job.dataset.job !== String(phone.job_id)) {
       job.dataset.job = String(phone.job_id);
       job.replaceChildren(...(phone.job_id ? [h("a", { href: `#/job/${encodeURIComponent(phone.job_id)}` }, phone.job_id), ` · ${phone.attempt_id}`] : []));
     }
-    say(step, phone.transfer ? format.percent(phone.transfer_share) : stepWords(phone) || (busy ? "starting" : "waiting for work"));
+    say(step, phone.transfer ? format.percent(phone.transfer_share) : stepWords(phone) || (busy ? "starting" : phone.state === "ready" ? "waiting for work" : ""));
     show(bar, busy);
     updateBar(bar, phone);
     showVitals(phone);

@@ -20,6 +20,7 @@ PHONE: dict[str, Any] = {
     "phase": None,
     "step": None,
     "target_probability": None,
+    "state": "leased",
     "reason": "",
     "action": "",
 }
@@ -37,6 +38,8 @@ def test_what_a_phone_does() -> None:
         doing({**PHONE, "reason": "it was unplugged", "action": "plug it in"})
         == "it was unplugged; plug it in"
     )
+    lost = {**PHONE, "state": "lost", "reason": "it was unplugged", "label": "dog-1"}
+    assert doing(lost) == "it was unplugged; its edit dog-1 waits for it"
     assert doing({**PHONE, "label": "dog-1"}) == "dog-1: starting"
     edit = {**PHONE, "label": "dog-1", "phase": "optimising", "step": 7, "target_probability": 0.25}
     assert doing(edit) == "dog-1: optimising, step 7, p(target) 0.25"
