@@ -218,7 +218,7 @@ def summarise(trials: Sequence[TrialRecord], attempts: Iterable[StoredAttempt]) 
     return Summary(
         unedited=_unedited_row(with_result),
         methods=tuple(
-            _method_row(*group, [row for row in with_result if (row.method, row.execution or "") == group])
+            method_row(*group, [row for row in with_result if (row.method, row.execution or "") == group])
             for group in groups
         ),
         phones=tuple(row for row in devices if row.execution != COMPUTER),
@@ -281,7 +281,8 @@ def _edit_row(trial: TrialRecord, attempts: int) -> EditRow:
     )
 
 
-def _method_row(label: str, execution: str, rows: Sequence[EditRow]) -> MethodRow:
+def method_row(label: str, execution: str, rows: Sequence[EditRow]) -> MethodRow:
+    """The line of these edits, which have results, whether all of a method or those of one phone."""
     statuses = Counter(row.status for row in rows)
     finished = statuses["converged"] + statuses["step_limit"]
     costs = [row for row in rows if row.status in _FINISHED]
