@@ -53,6 +53,11 @@ class FarmPaths:
         return self.home / "computer"
 
     @property
+    def telemetry(self) -> Path:
+        """Raw samples: a folder per job with a Parquet file per attempt."""
+        return self.home / "telemetry"
+
+    @property
     def announcements(self) -> Path:
         """Folder in which phones on TCP are announced; virtual phones live there."""
         return self.home / "virtual"

@@ -1,11 +1,11 @@
 """Whether the results of two jobs may be subtracted, why not, and what comes out where they may. Pure.
 
 Edits are paired: the same record, repeat and seed under the same label. Two families of measures are judged
-apart. *Quality and work* (success, loss evaluations) follows from the model, the method, the agent and the kind
-of processor; *time and memory* also depends on the phone and its condition. Within a family all must be the same but one
-*treatment* (the method with its settings, the agent's version, or the model bundle), to which the difference
-is then put down. With no treatment the jobs repeat each other, and the difference is what a repetition
-makes of nothing. What was not measured is not known to be the same.
+apart. *Quality and work* (success, loss evaluations) follows from the model, the method, the agent and the
+kind of processor; *time and memory* also depends on the phone and its condition. Within a family all must be
+the same but one *treatment* (the method with its settings, the agent's version, or the model bundle), to
+which the difference is then put down. With no treatment the jobs repeat each other, and the difference is
+what a repetition makes of nothing. What was not measured is not known to be the same.
 """
 
 from __future__ import annotations
@@ -261,19 +261,22 @@ def _work_mismatches(sides: Sides, pairs: Pairs) -> list[str]:
     found.append(_differing("the execution", sides, lambda edit: edit.execution))
     found.append(_differing("the phones' kind of processor", sides, lambda edit: edit.processor))
     found.append(_differing("the accelerator", sides, lambda edit: edit.accelerator or _not_told(edit)))
-    for what, read in (
-        ("the model bundle", lambda edit: edit.bundle_hash),
-        ("the settings", lambda edit: edit.settings_hash),
-        ("the agent's version", lambda edit: edit.agent_version),
+    everything = [*sides[0], *sides[1]]
+    for what, values in (
+        ("the model bundle", [edit.bundle_hash for edit in everything]),
+        ("the settings", [edit.settings_hash for edit in everything]),
+        ("the agent's version", [edit.agent_version for edit in everything]),
     ):
-        unknown = sum(read(edit) is None for side in sides for edit in side)
+        unknown = values.count(None)
         found.append(f"{what} of {unknown} edits is not known" if unknown else None)
     return [each for each in found if each]
 
 
 def _not_told(edit: Edit) -> str | None:
     """A baseline, and an edit that failed before it ran, name no accelerator."""
-    return None if edit.execution == COMPUTER or edit.status not in ("converged", "step_limit") else "not told"
+    return (
+        None if edit.execution == COMPUTER or edit.status not in ("converged", "step_limit") else "not told"
+    )
 
 
 def _time_mismatches(sides: Sides) -> list[str]:
@@ -317,7 +320,9 @@ def _condition_mismatches(name: str, sides: Sequence[Sequence[Edit]]) -> list[st
     if any(None in states for states in charging):
         found.append(f"{name}: whether it was charging was not measured in both")
     elif charging[0] != charging[1]:
-        words = [_listed(sorted("charging" if state else "not charging" for state in each)) for each in charging]
+        words = [
+            _listed(sorted("charging" if state else "not charging" for state in each)) for each in charging
+        ]
         found.append(f"{name}: it was {words[0]} in A and {words[1]} in B")
     charges = [_medians(side, lambda edit: edit.charge) for side in sides]
     if charges[0] is not None and charges[1] is not None and abs(charges[0] - charges[1]) > CHARGE_TOLERANCE:
@@ -413,27 +418,24 @@ def _difference(
     label: str, measure: str, pairs: Pairs, read: Callable[[Edit], float | None], relative: bool
 ) -> Difference | None:
     """Over the pairs in which both have the measure; None where there is none."""
-    values: list[tuple[str, float, float]] = []
+    values: list[tuple[float, float]] = []
+    records: list[str] = []
     for x, y in pairs:
         a, b = read(x), read(y)
         if a is not None and b is not None and (not relative or (a > 0 and b > 0)):
-            values.append((x.record_id, float(a), float(b)))
+            values.append((float(a), float(b)))
+            records.append(x.record_id)
     if not values:
         return None
-    scale = math.log if relative else float
-    back = math.expm1 if relative else float
-    differences = [scale(b) - scale(a) for _, a, b in values]
+    scale: Callable[[float], float] = math.log if relative else float
+    back: Callable[[float], float] = math.expm1 if relative else float
+    differences = [scale(b) - scale(a) for a, b in values]
     bounds: tuple[float | None, float | None] = (None, None)
-    records = [record for record, _, _ in values]
     if len(set(records)) >= PAIRS_NEEDED:
-        interval = bootstrap_mean_interval(
-            differences, np.random.default_rng(_RANDOM_SEED), clusters=records
-        )
+        interval = bootstrap_mean_interval(differences, np.random.default_rng(_RANDOM_SEED), clusters=records)
         bounds = back(interval.low), back(interval.high)
-    number = len(values)
-    means = [math.fsum(scale(value[side]) for value in values) / number for side in (1, 2)]
+    mean_a, mean_b = (math.fsum(scale(value[side]) for value in values) / len(values) for side in (0, 1))
     if relative:
-        means = [math.exp(mean) for mean in means]
-    return Difference(
-        label, measure, relative, number, *means, back(math.fsum(differences) / number), *bounds
-    )
+        mean_a, mean_b = math.exp(mean_a), math.exp(mean_b)
+    difference = back(math.fsum(differences) / len(values))
+    return Difference(label, measure, relative, len(values), mean_a, mean_b, difference, *bounds)

@@ -13,7 +13,19 @@ from importlib.metadata import entry_points
 import typer
 
 from mobifarm import __version__
-from mobifarm.controller.cli import demo, devices, doctor, edits, farm, hosts, jobs, replay, tokens, why
+from mobifarm.controller.cli import (
+    demo,
+    devices,
+    doctor,
+    edits,
+    farm,
+    hosts,
+    jobs,
+    replay,
+    report,
+    tokens,
+    why,
+)
 from mobifarm.controller.errors import FarmError
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.plain_text import printable
@@ -48,6 +60,7 @@ def _assemble() -> None:
     app.command()(jobs.run)
     app.command()(jobs.jobs)
     app.command()(jobs.results)
+    app.command()(report.report)
     app.command()(jobs.cancel)
     app.command()(why.why)
     app.command()(replay.replay)
@@ -70,7 +83,7 @@ def main() -> None:
         print(printable(f"error: {message}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except WorkloadInputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

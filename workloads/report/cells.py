@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from xml.etree.ElementTree import Element
 
-from mobifarm.workloads.report.markup import Child, element
+from mobifarm.workloads.report.markup import Child, element, prose
 from mobifarm.workloads.summary import Estimate
 
 NONE: Final = "–"
 THIN: Final = "\N{NARROW NO-BREAK SPACE}"
-Kind = Literal["text", "number", "estimate"]
+Kind = Literal["text", "long", "number", "estimate"]
+_CLASSES: Final = {"text": None, "long": "long", "number": "r"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,11 @@ def table(
         cells = [cell for column, value in zip(columns, row, strict=True) for cell in _cells(column, value)]
         body.append(element("tr", *cells, class_="reference" if number == reference else None))
     made = element(
-        "table", element("caption", caption) if caption else None, head, body, class_="wide" if wide else None
+        "table",
+        element("caption", *prose(caption)) if caption else None,
+        head,
+        body,
+        class_="wide" if wide else None,
     )
     # Reached by the keyboard too, where it scrolls.
     return element("div", made, class_="scroll", tabindex="0")
@@ -90,7 +95,8 @@ def _cells(column: Column, value: Cell) -> list[Element]:
     assert not isinstance(value, Estimate)
     if value is None or value == NONE:
         return [element("td", NONE, class_="none r" if column.kind == "number" else "none")]
-    return [element("td", value, class_="r" if column.kind == "number" else None)]
+    words = prose(value) if isinstance(value, str) else [value]
+    return [element("td", *words, class_=_CLASSES[column.kind])]
 
 
 def listing(pairs: Sequence[tuple[str, Child]]) -> Element:
@@ -113,6 +119,14 @@ def column_of(values: Sequence[float | None], decimals: int | None = None) -> li
     if decimals is None:
         smallest = min(known, default=1.0)
         decimals = 0 if smallest >= 100 else 1 if smallest >= 10 else 2 if smallest >= 0.1 else 3
-    return [
-        None if value is None else f"{value:,.{decimals}f}".replace(",", THIN) for value in values
-    ]
+    return [None if value is None else f"{value:,.{decimals}f}".replace(",", THIN) for value in values]
+
+
+def whole(value: float | None) -> str | None:
+    """As above, None where there is none."""
+    return None if value is None else grouped(value)
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things, in the plural where it should be."""
+    return f"{count} {what}" + ("" if count == 1 else "s")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Final
 from xml.etree.ElementTree import Element
 
@@ -19,7 +19,6 @@ from mobifarm.workloads.summary import Estimate
 
 WIDTH: Final = 720.0
 COLOURS: Final = 8  # classes c0 … c7 of the style
-_CHARACTER: Final = 6.3  # a glyph's width at the labels' size, rather too much
 _LABEL_LETTERS: Final = 36
 _AXIS: Final = 44.0  # below a plot: ticks and the axis' title
 _ROW: Final = 20.0
@@ -92,7 +91,9 @@ def distributions(rows: Sequence[Row], axis: str, title: str) -> Element:
         quartiles = [quantile(row.values, share) for share in (0.25, 0.5, 0.75)]
         first, middle, third = (0.0 if each is None else scale(each) for each in quartiles)
         marks.append(
-            element("rect", x=first, y=y - 9, width=max(third - first, 1.0), height=18, class_=f"box {colour}")
+            element(
+                "rect", x=first, y=y - 9, width=max(third - first, 1.0), height=18, class_=f"box {colour}"
+            )
         )
         # Spread by the golden ratio: neighbours in time lie apart, and always at the same place.
         for index, value in enumerate(row.values[:_DOTS]):
@@ -140,9 +141,7 @@ def scatter(panels: Mapping[str, Sequence[tuple[Row, Sequence[tuple[float, float
         marks.append(_text(name, start, top - 10, "group"))
         marks += _x_axis(x, top, top + size, "before the edit")
         marks += _y_axis(y, start, start + size, "after the edit" if place == 0 else "", titled_at=top)
-        marks.append(
-            element("line", x1=start, y1=top + size, x2=start + size, y2=top, class_="diagonal")
-        )
+        marks.append(element("line", x1=start, y1=top + size, x2=start + size, y2=top, class_="diagonal"))
         for row, points in rows:
             marks += [
                 element("circle", cx=x(a), cy=y(b), r=3, class_=f"point big c{row.colour % COLOURS}")
@@ -159,7 +158,7 @@ def _legend(entries: Mapping[str, int], x: float, y: float) -> list[Element]:
     for label, colour in entries.items():
         marks.append(element("circle", cx=x + 4, cy=y - 4, r=4, class_=f"dot c{colour % COLOURS}"))
         marks.append(_text(label, x + 14, y, "label"))
-        x += 34 + _CHARACTER * len(label)
+        x += 34 + _words_width(label)
     return marks
 
 
@@ -196,7 +195,7 @@ def _apart(places: Sequence[float], gap: float) -> list[float]:
     """The places moved as little as need be so that labels there do not lie on each other."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     moved = list(places)
-    for earlier, later in zip(order, order[1:], strict=False):
+    for earlier, later in pairwise(order):
         moved[later] = max(moved[later], moved[earlier] + gap)
     return moved
 
@@ -214,13 +213,27 @@ def _chart(children: Sequence[Element], height: float, title: str) -> Element:
 
 
 def _text(words: str, x: float, y: float, kind: str, anchor: str | None = None) -> Element:
-    if kind.startswith("label") and len(words) > _LABEL_LETTERS:
-        words = words[: _LABEL_LETTERS - 1] + "…"
-    return element("text", words, x=x, y=y, class_=kind, text_anchor=anchor)
+    return element(
+        "text",
+        _shortened(words) if kind.startswith("label") else words,
+        x=x,
+        y=y,
+        class_=kind,
+        text_anchor=anchor,
+    )
 
 
 def _label_width(labels: Sequence[str]) -> float:
-    return 16 + _CHARACTER * min(_LABEL_LETTERS, max((len(label) for label in labels), default=0))
+    return 16 + max((_words_width(_shortened(label)) for label in labels), default=0.0)
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= _LABEL_LETTERS else label[: _LABEL_LETTERS - 1] + "…"
+
+
+def _words_width(words: str) -> float:
+    """At the labels' size in a wide font: nobody here knows which font the reader has."""
+    return sum(4.2 if letter in " .,:;·ijl|'" else 8.0 if letter.isupper() else 7.2 for letter in words)
 
 
 def _three_digits(value: float) -> str:

@@ -24,6 +24,7 @@ from mobifarm.workloads.summary import (
 
 PHONE: Final = "phone"
 GREEDY_REASON: Final = "a job scores given answers and lets the model write none; `make bench` does"
+_SENSORS_AT_MOST: Final = 4
 _FARMS_FAULT: Final = ("broken", "expired")
 
 
@@ -126,7 +127,13 @@ def places(record: JobRecord) -> list[PlaceRow]:
     groups: dict[tuple[Any, ...], list[EditRow]] = {}
     for row in record.summary.edits:
         if row.status is not None:
-            key = (row.method, row.execution or "", row.device_id or "", row.serial or "", row.measurement_epoch)
+            key = (
+                row.method,
+                row.execution or "",
+                row.device_id or "",
+                row.serial or "",
+                row.measurement_epoch,
+            )
             groups.setdefault(key, []).append(row)
     return [
         PlaceRow(
@@ -228,6 +235,7 @@ _CLOCKS: Final[Mapping[str, str]] = {
 
 def _conditions(stored: Sequence[Mapping[str, Any]], quantity: str, part: str, key: str) -> list[Claim]:
     groups: Counter[tuple[str, str]] = Counter()
+    names: set[str] = set()
     for one in stored:
         found = passport(one).get(part) or {}
         if found.get(key) is None:
@@ -237,16 +245,23 @@ def _conditions(stored: Sequence[Mapping[str, Any]], quantity: str, part: str, k
         else:
             execution = passport(one).get("execution")
             own = MEASURED if execution == PHONE or part == "accelerator" else f"{MEASURED}, not of a phone"
-            detail = found.get("proof") or found.get("reason") or _gaps(found)
-            groups[found.get("provenance") or own, detail] += 1
+            names |= set(found[key]) if isinstance(found[key], Mapping) else set()
+            groups[
+                found.get("provenance") or own, found.get("proof") or found.get("reason") or _how(found)
+            ] += 1
+    sensors = ", ".join(sorted(names)[:_SENSORS_AT_MOST])
+    more = f" and {len(names) - _SENSORS_AT_MOST} more" if len(names) > _SENSORS_AT_MOST else ""
     return [
-        Claim(quantity, status, count, len(stored), detail)
+        Claim(quantity, status, count, len(stored), detail or sensors + more)
         for (status, detail), count in sorted(groups.items())
     ]
 
 
-def _gaps(telemetry: Mapping[str, Any]) -> str:
-    gaps = telemetry.get("gaps")
+def _how(found: Mapping[str, Any]) -> str:
+    """What is good to know of a part of a passport that has its value."""
+    if found.get("since_start_of_attempt"):
+        return "the kernel's peak of the agent, set back at the start of each edit"
+    gaps = found.get("gaps")
     return "" if gaps is None else "no gaps" if not gaps else "with gaps"
 
 

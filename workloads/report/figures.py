@@ -32,9 +32,7 @@ def method_name(row: MethodRow, all_rows: Sequence[MethodRow]) -> str:
 
 
 def figure(chart: Element, number: int, words: str) -> Element:
-    return element(
-        "figure", chart, element("figcaption", element("strong", f"Figure {number}. "), words)
-    )
+    return element("figure", chart, element("figcaption", element("strong", f"Figure {number}. "), words))
 
 
 def figures(record: JobRecord, found: Sequence[PlaceRow]) -> list[Element]:
@@ -65,9 +63,7 @@ def _success(record: JobRecord) -> Drawn:
             for place, row in enumerate(methods)
         ]
         if unedited is not None and read(unedited.quality) is not None:
-            rows.insert(
-                0, charts.Row(unedited.label, _REFERENCE_COLOUR, read(unedited.quality), hollow=True)
-            )
+            rows.insert(0, charts.Row(unedited.label, _REFERENCE_COLOUR, read(unedited.quality), hollow=True))
         if any(row.estimate is not None for row in rows):
             groups[name] = rows
     words = (
@@ -190,7 +186,9 @@ def _temperatures(record: JobRecord) -> list[Drawn]:
                 line.append(((at - begin) / 60, float(readings[moment][sensor]["value"])))
     drawn = []
     for (origin, sensor), devices in sorted(found.items()):
-        rows = [charts.Line(name, place, sorted(points)) for place, (name, points) in enumerate(devices.items())]
+        rows = [
+            charts.Line(name, place, sorted(points)) for place, (name, points) in enumerate(devices.items())
+        ]
         title = f"{sensor}, °C ({origin})"
         words = (
             f"Temperature of each phone at the start and end of its edits, sensor {sensor}: {origin}, "

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from mobifarm.workloads.plain_text import printable
 
-# Marks that turn the direction of a line: with them a phone's text could change what its neighbours seem to say.
+# Marks that turn a line's direction: with them a phone's text could change what its neighbours seem to say.
 _DIRECTION: Final = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Halves of a pair of UTF-16, which no file in UTF-8 can hold.
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
@@ -25,7 +25,9 @@ def element(name: str, /, *children: Child, **attributes: str | float | None) ->
     made = Element(
         name,
         {
-            key.rstrip("_").replace("_", "-"): clean(number(value) if isinstance(value, float) else str(value))
+            key.rstrip("_").replace("_", "-"): clean(
+                number(value) if isinstance(value, float) else str(value)
+            )
             for key, value in attributes.items()
             if value is not None
         },
@@ -43,6 +45,14 @@ def _append_text(parent: Element, text: str) -> None:
         parent[-1].tail = (parent[-1].tail or "") + text
     else:
         parent.text = (parent.text or "") + text
+
+
+def prose(text: str) -> list[Child]:
+    """The words of a sentence; what stands between two `backticks` is code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return [text]
+    return [element("code", part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def clean(text: str) -> str:

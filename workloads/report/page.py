@@ -1,4 +1,4 @@
-"""The report as one HTML file: no scripts, nothing from elsewhere, the same bytes for the same results. Pure."""
+"""The report as one HTML file: no scripts, nothing from elsewhere, the same bytes each time. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from xml.etree.ElementTree import Element
 import yaml
 
 from mobifarm.workloads.comparability import Comparability, Judgement, Verdict
-from mobifarm.workloads.report import sections
+from mobifarm.workloads.report import evidence, phones, sections
 from mobifarm.workloads.report.cells import Cell, Column, listing, table
 from mobifarm.workloads.report.contents import JobRecord, places, records_hash
 from mobifarm.workloads.report.figures import figures
-from mobifarm.workloads.report.markup import document, element
+from mobifarm.workloads.report.markup import document, element, prose
 
 STYLE: Final = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
 CONTENT_SECURITY_POLICY: Final = (
@@ -46,15 +46,15 @@ def render(record: JobRecord, *, version: str, compared: Comparability | None = 
         *sections.question(record),
         *sections.design(record),
         *sections.results(record, found),
-        *sections.comparison(record),
+        *evidence.comparison(record),
         *(_compared(compared) if compared else ()),
         *_figures(record, found),
-        *sections.phones(record),
-        *sections.measured(record),
-        *sections.failed(record),
+        *phones.phones(record),
+        *evidence.measured(record),
+        *evidence.failed(record),
         *_notes(record),
         *reproduction(record, version),
-        *sections.edits(record),
+        *evidence.edits(record),
         element("footer", f"MobiFarm {version} · {record.job.job_id} · records {records_hash(record)[:12]}"),
     ]
     return document(head, [element("main", *body)], STYLE)
@@ -66,7 +66,7 @@ def _figures(record: JobRecord, found: Any) -> list[Element]:
 
 
 def _notes(record: JobRecord) -> list[Element]:
-    notes = element("ol", *(element("li", note) for note in record.summary.footnotes))
+    notes = element("ol", *(element("li", *prose(note)) for note in record.summary.footnotes))
     return [element("h2", "Notes"), notes]
 
 
@@ -78,7 +78,10 @@ def reproduction(record: JobRecord, version: str) -> list[Element]:
     settings = {payload["method_label"]: payload for payload in payloads}
     stored = {trial.payload["method_label"]: trial.stored for trial in record.trials if trial.stored}
     hashes = [
-        (f"settings of {label}", str(((stored.get(label) or {}).get("passport") or {}).get("settings_hash") or "not known"))
+        (
+            f"settings of {label}",
+            str(((stored.get(label) or {}).get("passport") or {}).get("settings_hash") or "not known"),
+        )
         for label in settings
     ]
     source = (spec.get("dataset") or {}).get("file")
@@ -107,9 +110,9 @@ def reproduction(record: JobRecord, version: str) -> list[Element]:
         ),
         element(
             "p",
-            "The same spec, records, bundle and seed give the same plan with the same seed for each edit. The "
-            "records' hash is over their canonical JSON (keys in order, no spaces) in the order of the plan. Seconds "
-            "come out the same only on the same phone in the same condition.",
+            "The same spec, records, bundle and seed give the same plan, each edit with the same seed. The "
+            "records' hash is over their canonical JSON (keys in order, no spaces) in the order of the plan. "
+            "Seconds come out the same only on the same phone in the same condition.",
             class_="note",
         ),
     ]
@@ -138,7 +141,11 @@ def _judgement(judgement: Judgement) -> list[Element]:
         words += f": {judgement.treatments[0]}; all else is the same"
     made = [
         element("h3", judgement.family.value.capitalize()),
-        element("p", words[0].upper() + words[1:] + (" because" if no else "."), class_=f"verdict {'no' if no else 'yes'}"),
+        element(
+            "p",
+            words[0].upper() + words[1:] + (" because" if no else "."),
+            class_=f"verdict {'no' if no else 'yes'}",
+        ),
     ]
     if no:
         return [*made, element("ul", *(element("li", problem) for problem in judgement.mismatches))]
@@ -173,7 +180,7 @@ def _judgement(judgement: Judgement) -> list[Element]:
         Column("B is"),
     ]
     caption = (
-        "Paired differences: ratios of geometric means in %, differences of shares in percentage points (pp); "
-        "intervals by bootstrap over records."
+        "Paired differences: ratios of geometric means in %, differences of shares in percentage points "
+        "(pp); intervals by bootstrap over records."
     )
     return [*made, table(columns, rows, caption)]

@@ -30,8 +30,8 @@ class Scale:
 
     def label(self, tick: float) -> str:
         """A tick's number, with as many decimals as tell the ticks apart."""
-        if self.logarithmic and not 0.001 <= tick < 10_000:
-            return f"10{_superscript(round(math.log10(tick)))}"
+        if self.logarithmic and not 0.001 <= self.low <= self.high <= 10_000:
+            return "1" if tick == 1 else f"10{_superscript(round(math.log10(tick)))}"
         if self.logarithmic:
             return f"{tick:g}"
         gap = min((b - a for a, b in zip(self.ticks, self.ticks[1:], strict=False)), default=1.0)
