@@ -231,8 +231,8 @@ Pairs = Sequence[tuple[Edit, Edit]]
 
 def _treatments(sides: Sides, pairs: Pairs) -> list[str]:
     found = [
-        _differing("the model bundle", sides, lambda edit: _short(edit.bundle_hash)),
-        _differing("the agent's version", sides, lambda edit: edit.agent_version),
+        _differing("the model bundle", sides, lambda edit: _short(edit.bundle_hash), known=True),
+        _differing("the agent's version", sides, lambda edit: edit.agent_version, known=True),
     ]
     changed = sorted({(x.label, x.method, y.method) for x, y in pairs if x.method != y.method})
     if changed:
@@ -340,10 +340,16 @@ def _medians(edits: Sequence[Edit], read: Callable[[Edit], float | None]) -> flo
     return median(known) if known and len(known) == len(values) else None
 
 
-def _differing(what: str, sides: Sides, read: Callable[[Edit], str | None]) -> str | None:
-    """A sentence where the two jobs do not have the same set of values; None is left out of both."""
+def _differing(
+    what: str, sides: Sides, read: Callable[[Edit], str | None], *, known: bool = False
+) -> str | None:
+    """A sentence where the two jobs do not have the same set of values; None is left out of both.
+
+    Args:
+        known: nothing is said where one of the jobs knows no value at all.
+    """
     a, b = ({value for edit in side if (value := read(edit)) is not None} for side in sides)
-    if a == b:
+    if a == b or (known and not (a and b)):
         return None
     verb = "differ" if what.startswith("the phones (") else "differs"
     return f"{what} {verb}: {_listed(sorted(a))} in A, {_listed(sorted(b))} in B"

@@ -9,6 +9,8 @@ from typing import Final
 
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 _DECADES_WITH_HALVES: Final = 2
+_PLAIN: Final = (0.001, 10_000)  # beyond, a logarithmic axis is labelled in powers of ten
+_NARROWEST: Final = 1e-3  # of any quantity here, less is no difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Scale:
 
     def label(self, tick: float) -> str:
         """A tick's number, with as many decimals as tell the ticks apart."""
-        if self.logarithmic and not 0.001 <= self.low <= self.high <= 10_000:
+        if self.logarithmic and not _PLAIN[0] <= self.low <= self.high <= _PLAIN[1]:
             return "1" if tick == 1 else f"10{_superscript(round(math.log10(tick)))}"
         if self.logarithmic:
             return f"{tick:g}"
@@ -51,7 +53,7 @@ def linear(values: Sequence[float], start: float, end: float, *, about: int = 5,
     low, high = min(values), max(values)
     if zero:
         low = min(0.0, low)
-    if high == low:
+    if high - low < _NARROWEST:
         high, low = high + 1, low if zero else low - 1
     rough = (high - low) / about
     power = 10 ** math.floor(math.log10(rough))
@@ -74,7 +76,7 @@ def logarithmic(values: Sequence[float], start: float, end: float, *, ticks: int
         high += 1
     apart = math.ceil((high - low) / ticks)
     shown = [10.0**power for power in range(high, low - 1, -apart)][::-1]
-    if high - low <= _DECADES_WITH_HALVES:
+    if high - low <= _DECADES_WITH_HALVES and _PLAIN[0] <= 10.0**low <= 10.0**high <= _PLAIN[1]:
         shown = sorted({*shown, *(m * 10.0**power for power in range(low, high) for m in (2, 5))})
     return Scale(10.0**low, 10.0**high, start, end, tuple(shown), logarithmic=True)
 

@@ -95,8 +95,11 @@ def question(record: JobRecord) -> list[Element]:
     facts = len({payload["record"]["record_id"] for payload in payloads})
     methods = element("ul")
     for label, payload in {payload["method_label"]: payload for payload in payloads}.items():
-        settings = ", ".join(f"{key} = {value}" for key, value in sorted(payload["settings"].items()))
-        name = payload["method"] if payload["method"] == label else f"{label} ({payload['method']})"
+        settings = ", ".join(
+            f"{key} = {value}" for key, value in sorted((payload.get("settings") or {}).items())
+        )
+        method = payload.get("method") or label
+        name = label if method == label else f"{label} ({method})"
         methods.append(element("li", element("strong", name), ": ", settings or "no settings"))
     pairs: list[tuple[str, Element | str]] = [
         ("model", str(spec.get("model", NONE))),

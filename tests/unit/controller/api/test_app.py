@@ -119,6 +119,8 @@ async def test_every_guarded_route_wants_the_token(
     headers = {"authorization": header} if header else {}
     for method, path in (
         ("GET", "/api/v1/live"),
+        ("GET", "/api/v1/jobs/j/report"),
+        ("GET", "/api/v1/jobs/j/comparability/k"),
         ("POST", "/api/v1/jobs"),
         ("POST", "/api/v1/jobs/j/cancel"),
         ("POST", "/api/v1/devices"),
@@ -268,6 +270,15 @@ async def test_what_is_stored_can_be_read(client: httpx.AsyncClient, tmp_path: P
         assert [trial["label"] for trial in (await client.get("/api/v1/jobs/job-1/trials")).json()] == ["t1"]
         assert (await client.get("/api/v1/jobs/job-1/attempts")).json() == []
         assert (await client.get("/api/v1/jobs/job-1/results.csv")).text.startswith("trial_id,")
+        report = await client.get("/api/v1/jobs/job-1/report?compare=job-2")
+        assert report.headers["content-type"] == "text/html; charset=utf-8"
+        assert report.headers["content-security-policy"].startswith("default-src 'none'; ")
+        assert report.headers["content-security-policy"].endswith("; frame-ancestors 'none'")
+        assert "one of the jobs has no results" in report.text
+        judged = (await client.get("/api/v1/jobs/job-1/comparability/job-2")).json()
+        assert [each["verdict"] for each in judged["judgements"]] == ["may not be subtracted"] * 2
+        itself = await client.get("/api/v1/jobs/job-1/report?compare=job-1")
+        assert (itself.status_code, "another job" in itself.json()["error"]) == (400, True)
         missing = await client.get("/api/v1/jobs/none")
         assert (missing.status_code, "mobifarm jobs" in missing.json()["error"]) == (400, True)
     finally:
