@@ -263,11 +263,9 @@ def _costs(
                 *(_joules(energies[number], origin) for origin in origins),
             ]
         )
-    words = (
-        "Cost of the edit alone, without scoring, over edits that ran to their end. Peak memory: the "
-        "largest of the agent."
-    )
-    return table(columns, cells, words)
+    words = "without scoring, over edits that ran to their end. Peak memory: the largest of the agent."
+    what = "Cost by method and phone of the edit alone" if places else "Cost of the edit alone"
+    return table(columns, cells, f"{what}, {words}")
 
 
 def _joules(found: Sequence[Energy], origin: str) -> str | None:
