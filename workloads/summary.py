@@ -336,8 +336,11 @@ def _estimate(values: Sequence[tuple[str, float | None]]) -> Estimate | None:
     if centre is None:
         return None
     records = [record for record, _ in known]
-    if set(numbers) <= {0.0, 1.0} and len(set(records)) == len(records):
-        interval = wilson_interval(sum(value == 1.0 for value in numbers), len(numbers))
+    # Right or wrong per record, the same in all its repeats: resampling says nothing where all are right.
+    by_record = dict(zip(records, numbers, strict=True))
+    agree = all(by_record[record] == value for record, value in known)
+    if set(numbers) <= {0.0, 1.0} and agree and len(set(Counter(records).values())) == 1:
+        interval = wilson_interval(sum(value == 1.0 for value in by_record.values()), len(by_record))
     else:
         generator = np.random.default_rng(_RANDOM_SEED)
         interval = bootstrap_mean_interval(numbers, generator, clusters=records)

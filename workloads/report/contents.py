@@ -135,6 +135,7 @@ def places(record: JobRecord) -> list[PlaceRow]:
                 row.measurement_epoch,
             )
             groups.setdefault(key, []).append(row)
+    order = list(dict.fromkeys(key[:2] for key in groups))
     return [
         PlaceRow(
             device_id=device_id,
@@ -144,7 +145,9 @@ def places(record: JobRecord) -> list[PlaceRow]:
             row=method_row(method, execution, rows),
             energy=energies([(row, stored[row.trial_id]) for row in rows]),
         )
-        for (method, execution, device_id, serial, epoch), rows in groups.items()
+        for (method, execution, device_id, serial, epoch), rows in sorted(
+            groups.items(), key=lambda group: order.index(group[0][:2])
+        )
     ]
 
 
@@ -203,6 +206,11 @@ def claims(record: JobRecord) -> list[Claim]:
             len(stored),
             "scored before and after the edit by the device that made it; a failed edit counts as wrong",
         )
+    ]
+    rows += [
+        Claim(name.replace("_", " "), "not measured", 0, len(stored), "the records have no such prompts")
+        for name in ("paraphrase_success", "neighbourhood_success", "portability_accuracy")
+        if finished and all(row.quality is None or getattr(row.quality, name) is None for row in finished)
     ]
     rows += [
         Claim(name, "not measured", 0, len(stored), GREEDY_REASON)

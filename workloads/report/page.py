@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element
 
 import yaml
 
-from mobifarm.workloads.comparability import Comparability, Judgement, Verdict
+from mobifarm.workloads.comparability import Comparability, Difference, Judgement, Verdict
 from mobifarm.workloads.report import evidence, phones, sections
-from mobifarm.workloads.report.cells import Cell, Column, listing, table
+from mobifarm.workloads.report.cells import Cell, Column, grouped, listing, table
 from mobifarm.workloads.report.contents import JobRecord, places, records_hash
 from mobifarm.workloads.report.figures import figures
 from mobifarm.workloads.report.markup import document, element, prose
@@ -157,7 +157,7 @@ def _judgement(judgement: Judgement) -> list[Element]:
             if each.low is None or each.high is None
             else f"[{100 * each.low:+.1f}, {100 * each.high:+.1f}]"
         )
-        means = [f"{value:,.4g}" if each.relative else f"{100 * value:.1f} %" for value in (each.a, each.b)]
+        means = [_amount(each, value) for value in (each.a, each.b)]
         rows.append(
             [
                 each.label,
@@ -184,3 +184,11 @@ def _judgement(judgement: Judgement) -> list[Element]:
         "(pp); intervals by bootstrap over records."
     )
     return [*made, table(columns, rows, caption)]
+
+
+def _amount(of: Difference, value: float) -> str:
+    if not of.relative:
+        return f"{100 * value:.1f} %"
+    if "memory" in of.measure:
+        return f"{value / 2**20:.1f} MiB"
+    return grouped(value) if value >= 1000 else f"{value:.4g}"

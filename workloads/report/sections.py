@@ -31,11 +31,11 @@ from mobifarm.workloads.report.markup import element
 from mobifarm.workloads.summary import MethodRow
 
 _QUALITY_COLUMNS: Final = (
-    Column("Edit success", "estimate", "% in the probability form, 95 % interval"),
-    Column("Paraphrase", "estimate", "% in the probability form, 95 % interval"),
-    Column("Neighbourhood", "estimate", "% in the probability form, 95 % interval"),
-    Column("Accuracy", "estimate", "% teacher-forced, 95 % interval"),
-    Column("Portability", "estimate", "% teacher-forced, 95 % interval"),
+    Column("Edit success", "estimate", "Probability form, %"),
+    Column("Paraphrase", "estimate", "Probability form, %"),
+    Column("Neighbourhood", "estimate", "Probability form, %"),
+    Column("Accuracy", "estimate", "Teacher-forced, %"),
+    Column("Portability", "estimate", "Teacher-forced, %"),
 )
 
 
@@ -188,8 +188,8 @@ def results(record: JobRecord, found: Sequence[PlaceRow]) -> list[Element]:
             [Column("Method"), Column("Edits", "number"), *_QUALITY_COLUMNS],
             rows,
             "Quality after the edit; a failed edit counts as wrong everywhere. The unedited model is scored "
-            "once per record. Intervals: Wilson where each record is right or wrong, otherwise bootstrap "
-            "over records. The greedy form is not measured in jobs.",
+            "once per record. Brackets: 95 % intervals, Wilson where each record is right or wrong, "
+            "otherwise bootstrap over records. The greedy form is not measured in jobs.",
             reference=None if unedited is None else 0,
         ),
         _costs(names, [row.execution for row in methods], methods, by_method),
@@ -205,7 +205,7 @@ def results(record: JobRecord, found: Sequence[PlaceRow]) -> list[Element]:
                     [label, place, str(each.row.edits), *_quality(each.row)]
                     for label, place, each in zip(labels, places, found, strict=True)
                 ],
-                "Quality by method and phone, and by measurement epoch where a phone had several.",
+                "Quality by method and phone, with 95 % intervals.",
             )
         )
         rows_of = [each.row for each in found]

@@ -121,7 +121,7 @@ def test_a_page_says_what_the_results_say(farm: Any, tmp_path: Path, tiny_bundle
         page = looked_at(client.report(first, compare=differing))
         numbers_agree(page, client.summary(first))
         assert f"Why? {HOSTILE}" in page.words
-        assert "May be subtracted: the settings differ" in page.words
+        assert "May be subtracted: the settings of forward → many differ" in page.words
         page = looked_at(client.report(first, compare=designed))
         assert "May not be subtracted because" in page.words
         assert "they did not make the same edits" in page.words

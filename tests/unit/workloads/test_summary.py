@@ -308,6 +308,18 @@ def test_json_is_strict_and_complete() -> None:
     assert document["methods"][0]["quality"]["edit_success"]["mean"] == 0.5
 
 
+def test_repeats_that_agree_leave_the_uncertainty_of_the_records() -> None:
+    trials = [trial(i, record=f"r{i % 3}", repeat=i // 3) for i in range(6)]
+    (row,) = summarise(trials, []).methods
+    once = summarise(trials[:3], []).methods[0].quality.edit_success
+    twice = row.quality.edit_success
+    assert once is not None
+    assert twice is not None
+    assert (twice.mean, twice.edits) == (1.0, 6)
+    assert (twice.low, twice.high) == (once.low, once.high)
+    assert twice.low < 0.5
+
+
 def test_csv_has_one_line_per_edit_and_leaves_unmeasured_cells_empty() -> None:
     hostile = trial(2, status="failed", state="failed")
     assert hostile.stored is not None
