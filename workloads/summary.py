@@ -318,7 +318,7 @@ def _unedited_row(rows: Sequence[EditRow]) -> MethodRow | None:
 
 def _estimates(qualities: Sequence[tuple[str, Quality]]) -> QualityEstimates:
     def of(read: Callable[[Quality], float | None]) -> Estimate | None:
-        return _estimate([(record, read(value)) for record, value in qualities])
+        return mean_with_interval([(record, read(value)) for record, value in qualities])
 
     return QualityEstimates(
         edit_success=of(lambda value: value.edit_success),
@@ -329,7 +329,8 @@ def _estimates(qualities: Sequence[tuple[str, Quality]]) -> QualityEstimates:
     )
 
 
-def _estimate(values: Sequence[tuple[str, float | None]]) -> Estimate | None:
+def mean_with_interval(values: Sequence[tuple[str, float | None]]) -> Estimate | None:
+    """Mean of (record, value) pairs; values of one record are not independent. None where none is known."""
     known = [(record, value) for record, value in values if value is not None]
     numbers = [value for _, value in known]
     centre = mean(numbers)

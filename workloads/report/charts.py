@@ -6,10 +6,11 @@ colours, with selectable text and the same bytes for the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
-from typing import Final
+from typing import Final, TypeVar
 from xml.etree.ElementTree import Element
 
 from mobifarm.workloads.report.markup import element
@@ -18,11 +19,13 @@ from mobifarm.workloads.statistics import quantile
 from mobifarm.workloads.summary import Estimate
 
 WIDTH: Final = 720.0
+T = TypeVar("T")
 COLOURS: Final = 8  # classes c0 … c7 of the style
 _LABEL_LETTERS: Final = 36
 _AXIS: Final = 44.0  # below a plot: ticks and the axis' title
 _ROW: Final = 20.0
-_DOTS: Final = 400  # of one row; more than these hide each other
+DOTS: Final = 400  # of one row; more than these hide each other
+_LEAST_SPAN: Final = 1.0  # of the y axis of lines: a wobble in the last digit is no mountain
 _GOLDEN: Final = 0.618033988749895
 
 
@@ -96,7 +99,7 @@ def distributions(rows: Sequence[Row], axis: str, title: str) -> Element:
             )
         )
         # Spread by the golden ratio: neighbours in time lie apart, and always at the same place.
-        for index, value in enumerate(row.values[:_DOTS]):
+        for index, value in enumerate(_thinned(row.values)):
             at = y + 14 * ((index * _GOLDEN) % 1 - 0.5)
             marks.append(element("circle", cx=scale(value), cy=at, r=2, class_=f"point {colour}"))
         marks.append(element("line", x1=middle, x2=middle, y1=y - 11, y2=y + 11, class_=f"median {colour}"))
@@ -111,7 +114,9 @@ def lines(found: Sequence[Line], x_axis: str, y_axis: str, title: str) -> Elemen
     right = WIDTH - _label_width([line.label for line in found])
     points = [point for line in found for point in line.points]
     x = linear([point[0] for point in points], 52, right, zero=True, about=6)
-    y = linear([point[1] for point in points], top + height, top)
+    heights = [point[1] for point in points]
+    middle = (min(heights) + max(heights)) / 2
+    y = linear([*heights, middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2], top + height, top)
     marks: list[Element] = []
     ends = _apart([y(line.points[-1][1]) for line in found], 15.0)
     for line, end in zip(found, ends, strict=True):
@@ -145,12 +150,17 @@ def scatter(panels: Mapping[str, Sequence[tuple[Row, Sequence[tuple[float, float
         for row, points in rows:
             marks += [
                 element("circle", cx=x(a), cy=y(b), r=3, class_=f"point big c{row.colour % COLOURS}")
-                for a, b in points
+                for a, b in _thinned(points)
             ]
     bottom = top + size + _AXIS
     legend = {row.label: row.colour for rows in panels.values() for row, _ in rows}
     marks += _legend(legend, left, bottom + 14)
     return _chart(marks, bottom + 22, title)
+
+
+def _thinned(values: Sequence[T]) -> Sequence[T]:
+    """All of them, or as many as can be seen, evenly chosen."""
+    return values[:: math.ceil(len(values) / DOTS)] if values else values
 
 
 def _legend(entries: Mapping[str, int], x: float, y: float) -> list[Element]:

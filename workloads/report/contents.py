@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from mobifarm.workloads.passport import MEASURED, MODELLED
+from mobifarm.workloads.statistics import median
 from mobifarm.workloads.summary import (
     COMPUTER,
     AttemptRow,
     EditRow,
+    Estimate,
     MethodRow,
     StoredAttempt,
     Summary,
     TrialRecord,
+    mean_with_interval,
     method_row,
 )
 
@@ -67,17 +69,17 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Joules per successful edit of one origin: of all edits that have them, over the successes among these.
+    """Joules per successful edit of one origin: means over the edits that succeeded and have them.
 
-    The uncertainties of single edits are added: what they share (the gauge's gain) does not average out.
+    ``joules`` are above what the phone draws idle, ``gross_joules`` with it. ``uncertainty_joules`` is the
+    median of the single edits' standard uncertainties.
     """
 
     provenance: str
-    joules_per_success: float | None
+    joules: Estimate | None
+    gross_joules: Estimate | None
     uncertainty_joules: float | None
     edits: int
-    successes: int
-    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +164,17 @@ def method_energies(record: JobRecord) -> dict[tuple[str, str], tuple[Energy, ..
 
 
 def energies(edits: Iterable[tuple[EditRow, Mapping[str, Any]]]) -> tuple[Energy, ...]:
-    """Joules per successful edit, those that were measured and those of a model each by themselves."""
-    by_origin: dict[str, list[tuple[EditRow, Mapping[str, Any]]]] = {}
+    """Energy of the successful edits, what was measured and what comes from a model each by itself."""
+    by_origin: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for row, stored in edits:
         found = passport(stored).get("energy") or {}
-        if found.get("joules") is not None:
-            by_origin.setdefault(energy_origin(stored), []).append((row, found))
+        if row.quality is not None and row.quality.edit_success and _has_energy(found):
+            by_origin.setdefault(energy_origin(stored), []).append((row.record_id, found))
     return tuple(_energy(origin, by_origin[origin]) for origin in sorted(by_origin))
+
+
+def _has_energy(found: Mapping[str, Any]) -> bool:
+    return found.get("joules") is not None or found.get("gross_joules") is not None
 
 
 def energy_origin(stored: Mapping[str, Any]) -> str:
@@ -178,18 +184,14 @@ def energy_origin(stored: Mapping[str, Any]) -> str:
     return MEASURED if said == MEASURED and found.get("execution") == PHONE else MODELLED
 
 
-def _energy(origin: str, edits: Sequence[tuple[EditRow, Mapping[str, Any]]]) -> Energy:
-    successes = sum(row.quality is not None and row.quality.edit_success == 1.0 for row, _ in edits)
-    joules = math.fsum(float(found["joules"]) for _, found in edits)
-    errors = [found.get("uncertainty_joules") for _, found in edits]
-    known = [float(error) for error in errors if error is not None]
+def _energy(origin: str, edits: Sequence[tuple[str, Mapping[str, Any]]]) -> Energy:
+    uncertain = [found.get("uncertainty_joules") for _, found in edits]
     return Energy(
         provenance=origin,
-        joules_per_success=joules / successes if successes else None,
-        uncertainty_joules=math.fsum(known) / successes if successes and len(known) == len(errors) else None,
+        joules=mean_with_interval([(record, found.get("joules")) for record, found in edits]),
+        gross_joules=mean_with_interval([(record, found.get("gross_joules")) for record, found in edits]),
+        uncertainty_joules=median([value for value in uncertain if value is not None]),
         edits=len(edits),
-        successes=successes,
-        sources=tuple(sorted({str(found["source"]) for _, found in edits if found.get("source")})),
     )
 
 
@@ -246,10 +248,10 @@ def _conditions(stored: Sequence[Mapping[str, Any]], quantity: str, part: str, k
     names: set[str] = set()
     for one in stored:
         found = passport(one).get(part) or {}
-        if found.get(key) is None:
+        if found.get(key) is None and not (part == "energy" and _has_energy(found)):
             groups["not measured", found.get("reason") or "the result does not say why"] += 1
         elif part == "energy":
-            groups[energy_origin(one), str(found.get("source") or found.get("reason") or "")] += 1
+            groups[energy_origin(one), _energy_words(found)] += 1
         else:
             execution = passport(one).get("execution")
             own = MEASURED if execution == PHONE or part == "accelerator" else f"{MEASURED}, not of a phone"
@@ -263,6 +265,11 @@ def _conditions(stored: Sequence[Mapping[str, Any]], quantity: str, part: str, k
         Claim(quantity, status, count, len(stored), detail or sensors + more)
         for (status, detail), count in sorted(groups.items())
     ]
+
+
+def _energy_words(found: Mapping[str, Any]) -> str:
+    source = str(found.get("source") or "source not told")
+    return source if found.get("joules") is not None else f"{source}; gross alone: {found.get('reason')}"
 
 
 def _how(found: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ MEASURES: Final[tuple[tuple[str, Callable[[QualityEstimates], Any]], ...]] = (
     ("portability", lambda quality: quality.portability_accuracy),
 )
 _REFERENCE_COLOUR: Final = 7
+_DOTS: Final = f"evenly chosen ones where there are more than {charts.DOTS}"
 _SMALLEST_PROBABILITY: Final = 1e-12
 
 
@@ -100,8 +101,8 @@ def _seconds(record: JobRecord) -> list[Drawn]:
         if rows:
             whose = "" if execution == "phone" else f" Execution {execution}: not phone performance."
             words = (
-                "Seconds per edit by method and device, over edits that ran to their end: every edit, the "
-                f"quartiles, and the median (also on the right).{whose}"
+                "Seconds per edit by method and device, over edits that ran to their end: every edit "
+                f"({_DOTS}), the quartiles, and the median (also on the right).{whose}"
             )
             title = f"seconds per edit, execution {execution}"
             drawn.append((charts.distributions(rows, title, f"Distribution of {title}"), words))
@@ -142,8 +143,8 @@ def _probabilities(record: JobRecord) -> list[Drawn]:
     if not panels:
         return []
     words = (
-        "Probability per token (geometric mean) of the answers after the edited prompt, one dot per edit, "
-        "before and after it. On the dashed line nothing changed."
+        "Probability per token (geometric mean) of the answers after the edited prompt, before and after "
+        f"the edit, a dot per edit ({_DOTS}). On the dashed line nothing changed."
     )
     return [(charts.scatter(panels, "Probabilities before and after the edit"), words)]
 

@@ -84,12 +84,15 @@ def reproduction(record: JobRecord, version: str) -> list[Element]:
         )
         for label in settings
     ]
+    model = str(spec.get("model", "MODEL"))
     source = (spec.get("dataset") or {}).get("file")
     beside = f"  # with {source} beside it, as the spec names it" if source else ""
     commands = "\n".join(
         [
             f". .venv/bin/activate  # of MobiFarm {version}, set up as its README says",
-            f"mobifarm models build {shlex.quote(str(spec.get('model', 'MODEL')))}",
+            f"mobifarm models build {shlex.quote(model)}"
+            if "/" not in model
+            else "# the bundle in the folder that the spec names must have the hash below",
             "mobifarm up  # in a terminal of its own",
             f"mobifarm run spec.yaml{beside}",
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from xml.etree.ElementTree import Element
@@ -28,7 +28,7 @@ from mobifarm.workloads.report.contents import (
 )
 from mobifarm.workloads.report.figures import method_name
 from mobifarm.workloads.report.markup import element
-from mobifarm.workloads.summary import MethodRow
+from mobifarm.workloads.summary import Estimate, MethodRow
 
 _QUALITY_COLUMNS: Final = (
     Column("Edit success", "estimate", "Probability form, %"),
@@ -243,9 +243,14 @@ def _costs(
         Column("Token × layers", "number", "Medians"),
         Column("Peak memory, MiB", "number"),
     ]
-    # Joules of a phone and joules of a model have a column each, wherever there are any.
-    origins = sorted({each.provenance for found in energies for each in found})
-    columns += [Column(f"J per success, {origin}", "number") for origin in origins]
+    # Joules of a phone and joules of a model have columns of their own, wherever there are any.
+    joules = [
+        (heading, origin, read)
+        for origin in (MEASURED, MODELLED)
+        for heading, read in _JOULES
+        if any(each.provenance == origin and read(each) for found in energies for each in found)
+    ]
+    columns += [Column(heading, "number", f"J per success, {origin}") for heading, origin, _ in joules]
     seconds = column_of([value for row in rows for value in (row.edit_s_median, row.edit_s_p90)])
     cells: list[list[Cell]] = []
     for number, row in enumerate(rows):
@@ -260,7 +265,7 @@ def _costs(
                 whole(row.loss_evaluations_median),
                 whole(row.token_layers_median),
                 None if row.peak_rss_bytes_max is None else grouped(row.peak_rss_bytes_max / 2**20),
-                *(_joules(energies[number], origin) for origin in origins),
+                *(_joules(energies[number], origin, read) for _, origin, read in joules),
             ]
         )
     words = "without scoring, over edits that ran to their end. Peak memory: the largest of the agent."
@@ -268,12 +273,25 @@ def _costs(
     return table(columns, cells, f"{what}, {words}")
 
 
-def _joules(found: Sequence[Energy], origin: str) -> str | None:
-    for each in found:
-        if each.provenance == origin and each.joules_per_success is not None:
-            error = "" if each.uncertainty_joules is None else f" ± {each.uncertainty_joules:.2g}"
-            return f"{each.joules_per_success:.3g}{error}"
-    return None
+_JOULES: Final[tuple[tuple[str, Callable[[Energy], str | None]], ...]] = (
+    ("above idle", lambda energy: _interval(energy.joules)),
+    ("gross", lambda energy: _interval(energy.gross_joules)),
+    ("± one edit", lambda energy: _digits(energy.uncertainty_joules)),
+)
+
+
+def _interval(estimate: Estimate | None) -> str | None:
+    if estimate is None:
+        return None
+    return f"{estimate.mean:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def _digits(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2g}"
+
+
+def _joules(found: Sequence[Energy], origin: str, read: Callable[[Energy], str | None]) -> str | None:
+    return next((read(each) for each in found if each.provenance == origin), None)
 
 
 def _energy_words(energies: Mapping[tuple[str, str], tuple[Energy, ...]]) -> Element:
@@ -284,8 +302,8 @@ def _energy_words(energies: Mapping[tuple[str, str], tuple[Energy, ...]]) -> Ele
         )
     else:
         words = (
-            "Energy per successful edit: joules of all edits that have them over the successes among these; "
-            "± is the sum of their uncertainties."
+            "Energy per successful edit: mean over the edits that succeeded, with its 95 % interval, above "
+            "what the phone draws idle, and gross with it; ± is the median standard uncertainty of one edit."
         )
         if MODELLED in origins:
             words += (
