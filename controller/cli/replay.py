@@ -23,6 +23,7 @@ from mobifarm.controller.core.views import attempt_view, device_view, job_view, 
 from mobifarm.controller.errors import Bug, UserError
 from mobifarm.controller.paths import farm_paths
 from mobifarm.controller.store.read import StoreReader
+from mobifarm.workloads.plain_text import printable
 
 DIFFERENCES_SHOWN = 10
 ASSUMPTIONS = (
@@ -158,7 +159,7 @@ def _check(reader: StoreReader, state: FarmState, events: Sequence[Event], as_js
         print_json({**answer, "decisions": rounds, "decided_the_same": same})
     else:
         for difference in differences[:DIFFERENCES_SHOWN]:
-            typer.echo(f"differs: {difference}")
+            typer.echo(printable(f"differs: {difference}"))
         verdict = "does not lead" if differences else "leads exactly"
         typer.echo(f"the log of {len(events)} events {verdict} to the recorded state")
         if rounds:
