@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from xml.etree.ElementTree import Element
@@ -62,7 +62,8 @@ def heading(record: JobRecord, version: str) -> list[Element]:
     if not summary.methods:
         return [*made, element("p", "There are no results yet.", class_="warning")]
     words = f"{counted(with_result, 'edit')} of {counted(job.trials, 'trial')} with a result, "
-    words += f"by {counted(len(summary.methods), 'method')} on {counted(devices, 'device')}. "
+    methods = len({row.label for row in summary.methods})
+    words += f"by {counted(methods, 'method')} on {counted(devices, 'device')}. "
     best = [
         f"{method_name(row, summary.methods)} {100 * success.mean:.1f}\N{NO-BREAK SPACE}% "
         f"[{100 * success.low:.1f}, {100 * success.high:.1f}]"
@@ -180,8 +181,6 @@ def results(record: JobRecord, found: Sequence[PlaceRow]) -> list[Element]:
     ]
     if unedited is not None:
         rows.insert(0, [unedited.label, str(unedited.edits), *_quality(unedited)])
-    energies = method_energies(record)
-    by_method = [energies.get((row.label, row.execution or ""), ()) for row in methods]
     made = [
         element("h2", "Results"),
         table(
@@ -192,29 +191,23 @@ def results(record: JobRecord, found: Sequence[PlaceRow]) -> list[Element]:
             "otherwise bootstrap over records. The greedy form is not measured in jobs.",
             reference=None if unedited is None else 0,
         ),
-        _costs(names, [row.execution for row in methods], methods, by_method),
+        _costs(names, methods),
     ]
     if len(found) > len(methods):
-        places = [f"{_device(place)}" for place in found]
-        labels = [place.row.label for place in found]
+        places = [_device(place) for place in found]
         made.append(element("h3", "By method and phone"))
         made.append(
             table(
                 [Column("Method"), Column("Device", "long"), Column("Edits", "number"), *_QUALITY_COLUMNS],
                 [
-                    [label, place, str(each.row.edits), *_quality(each.row)]
-                    for label, place, each in zip(labels, places, found, strict=True)
+                    [each.row.label, place, str(each.row.edits), *_quality(each.row)]
+                    for place, each in zip(places, found, strict=True)
                 ],
                 "Quality by method and phone, with 95 % intervals.",
             )
         )
-        rows_of = [each.row for each in found]
-        made.append(
-            _costs(
-                labels, [row.execution for row in rows_of], rows_of, [each.energy for each in found], places
-            )
-        )
-    return [*made, _energy_words(energies)]
+        made.append(_costs([each.row.label for each in found], [each.row for each in found], places))
+    return [*made, *_energy(record, found)]
 
 
 def _device(place: PlaceRow) -> str:
@@ -225,9 +218,7 @@ def _device(place: PlaceRow) -> str:
 
 def _costs(
     names: Sequence[str],
-    executions: Sequence[str | None],
     rows: Sequence[MethodRow],
-    energies: Sequence[tuple[Energy, ...]],
     places: Sequence[str] = (),
 ) -> Element:
     columns = [
@@ -243,14 +234,6 @@ def _costs(
         Column("Token × layers", "number", "Medians"),
         Column("Peak memory, MiB", "number"),
     ]
-    # Joules of a phone and joules of a model have columns of their own, wherever there are any.
-    joules = [
-        (heading, origin, read)
-        for origin in (MEASURED, MODELLED)
-        for heading, read in _JOULES
-        if any(each.provenance == origin and read(each) for found in energies for each in found)
-    ]
-    columns += [Column(heading, "number", f"J per success, {origin}") for heading, origin, _ in joules]
     seconds = column_of([value for row in rows for value in (row.edit_s_median, row.edit_s_p90)])
     cells: list[list[Cell]] = []
     for number, row in enumerate(rows):
@@ -258,14 +241,13 @@ def _costs(
             [
                 names[number],
                 *([places[number]] if places else []),
-                executions[number] or NONE,
+                row.execution or NONE,
                 *(str(count) for count in (row.converged, row.step_limit, row.failed)),
                 seconds[2 * number],
                 seconds[2 * number + 1],
                 whole(row.loss_evaluations_median),
                 whole(row.token_layers_median),
                 None if row.peak_rss_bytes_max is None else grouped(row.peak_rss_bytes_max / 2**20),
-                *(_joules(energies[number], origin, read) for _, origin, read in joules),
             ]
         )
     words = "without scoring, over edits that ran to their end. Peak memory: the largest of the agent."
@@ -273,42 +255,65 @@ def _costs(
     return table(columns, cells, f"{what}, {words}")
 
 
-_JOULES: Final[tuple[tuple[str, Callable[[Energy], str | None]], ...]] = (
-    ("above idle", lambda energy: _interval(energy.joules)),
-    ("gross", lambda energy: _interval(energy.gross_joules)),
-    ("± one edit", lambda energy: _digits(energy.uncertainty_joules)),
+def _energy(record: JobRecord, found: Sequence[PlaceRow]) -> list[Element]:
+    """Joules of phones and joules of a model, each in a table of its own."""
+    made = [element("h3", "Energy per successful edit")]
+    by_method = method_energies(record)
+    for origin in (MEASURED, MODELLED):
+        rows = [
+            _joules(row.label, "all", row.execution, energy)
+            for row in record.summary.methods
+            for energy in by_method.get((row.label, row.execution or ""), ())
+            if energy.provenance == origin and len(found) > len(record.summary.methods)
+        ]
+        rows += [
+            _joules(each.row.label, _device(each), each.row.execution, energy)
+            for each in found
+            for energy in each.energy
+            if energy.provenance == origin
+        ]
+        if rows:
+            made.append(table(_ENERGY_COLUMNS, rows, _ENERGY_WORDS[origin]))
+    if not any(by_method.values()):
+        words = "Not measured; the reasons stand under “Measured, modelled, missing”."
+        made.append(element("p", words, class_="note"))
+    return made
+
+
+_ENERGY_COLUMNS: Final = (
+    Column("Method"),
+    Column("Device", "long"),
+    Column("Execution"),
+    Column("Edits", "number"),
+    Column("mean", "number", "Above idle, J"),
+    Column("95 % interval", "text", "Above idle, J"),
+    Column("mean", "number", "Gross, J"),
+    Column("95 % interval", "text", "Gross, J"),
+    Column("± of one edit, J", "number"),
 )
+_MEAN: Final = (
+    "mean over the edits that succeeded, above what the phone draws idle, and gross with it; ± is the median "
+    "standard uncertainty of one edit."
+)
+_ENERGY_WORDS: Final[Mapping[str, str]] = {
+    MEASURED: f"Measured: {_MEAN}",
+    MODELLED: f"Modelled, from a model of a phone's power, which is no measurement: {_MEAN}",
+}
 
 
-def _interval(estimate: Estimate | None) -> str | None:
-    if estimate is None:
-        return None
-    return f"{estimate.mean:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+def _joules(label: str, device: str, execution: str | None, energy: Energy) -> list[Cell]:
+    def cells(estimate: Estimate | None) -> list[Cell]:
+        if estimate is None:
+            return [None, None]
+        return [f"{estimate.mean:.3g}", f"[{estimate.low:.3g}, {estimate.high:.3g}]"]
 
-
-def _digits(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2g}"
-
-
-def _joules(found: Sequence[Energy], origin: str, read: Callable[[Energy], str | None]) -> str | None:
-    return next((read(each) for each in found if each.provenance == origin), None)
-
-
-def _energy_words(energies: Mapping[tuple[str, str], tuple[Energy, ...]]) -> Element:
-    origins = {each.provenance for found in energies.values() for each in found}
-    if not origins:
-        words = (
-            "Energy per successful edit: not measured; the reasons stand under “Measured, modelled, missing”."
-        )
-    else:
-        words = (
-            "Energy per successful edit: mean over the edits that succeeded, with its 95 % interval, above "
-            "what the phone draws idle, and gross with it; ± is the median standard uncertainty of one edit."
-        )
-        if MODELLED in origins:
-            words += (
-                " Modelled joules come from a model of a phone and must not be compared with measured ones."
-            )
-        if MEASURED not in origins:
-            words += " No energy was measured."
-    return element("p", words, class_="note")
+    error = energy.uncertainty_joules
+    return [
+        label,
+        device,
+        execution or NONE,
+        str(energy.edits),
+        *cells(energy.joules),
+        *cells(energy.gross_joules),
+        None if error is None else f"{error:.2g}",
+    ]

@@ -257,7 +257,7 @@ def test_what_is_missing_says_why(made: JobRecord) -> None:
         "measured, not of a phone",
     ):
         assert words in page
-    assert "J per success" not in page
+    assert "Not measured; the reasons stand under" in page
 
 
 def test_failures_of_the_farm_and_of_the_method_are_told_apart(made: JobRecord) -> None:
@@ -283,14 +283,19 @@ def test_measured_and_modelled_joules_never_share_a_column() -> None:
     found = {(place.row.execution, each.provenance): each for place in places(both) for each in place.energy}
     assert {key[1] for key in found if key[0] == "virtual"} == {"modelled"}
     page = render(both, version="1")
-    assert "J per success, measured" in page
-    assert "J per success, modelled" in page
     # Of the phone's two edits one succeeded.
-    (measured_row,) = [each for key, each in found.items() if key == ("phone", "measured")]
-    assert measured_row.edits == 1
-    assert '<td class="r">2 [2, 2]</td>' in page
-    headings = re.findall(r'<th colspan="(\d)" class="over">(J per success, \w+)</th>', page)
-    assert set(headings) == {("2", "J per success, measured"), ("2", "J per success, modelled")}
+    (of_phone,) = [each for key, each in found.items() if key == ("phone", "measured")]
+    assert of_phone.edits == 1
+    measured_rows, modelled_rows = (
+        [row for row in re.findall(r"<tr>.*?</tr>", part) if "<td>" in row]
+        for begin in ("Measured: mean", "Modelled, from")
+        for part in [page.partition(f"<caption>{begin}")[2].partition("</table>")[0]]
+    )
+    assert measured_rows
+    assert modelled_rows
+    assert all("<td>phone</td>" in row for row in measured_rows)
+    assert all("<td>virtual</td>" in row for row in modelled_rows)
+    assert '<td class="r">2</td><td>[2, 2]</td>' in measured_rows[0]
 
 
 def test_energy_without_a_success_is_no_number() -> None:
