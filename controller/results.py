@@ -10,7 +10,8 @@ from mobifarm import __version__
 from mobifarm.controller.core.views import AttemptView, JobView
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.store.read import Reader
-from mobifarm.workloads.comparability import Comparability, compare_jobs, edits_of
+from mobifarm.workloads.comparability import Comparability, compare_jobs
+from mobifarm.workloads.compared_edits import edits_of
 from mobifarm.workloads.report.contents import JobRecord
 from mobifarm.workloads.report.page import render
 from mobifarm.workloads.summary import Summary, TrialRecord, summarise

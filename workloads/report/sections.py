@@ -28,7 +28,7 @@ from mobifarm.workloads.report.contents import (
 )
 from mobifarm.workloads.report.figures import method_name
 from mobifarm.workloads.report.markup import element
-from mobifarm.workloads.summary import Estimate, MethodRow
+from mobifarm.workloads.summary import MethodRow
 
 _QUALITY_COLUMNS: Final = (
     Column("Edit success", "estimate", "Probability form, %"),
@@ -259,21 +259,22 @@ def _energy(record: JobRecord, found: Sequence[PlaceRow]) -> list[Element]:
     """Joules of phones and joules of a model, each in a table of its own."""
     made = [element("h3", "Energy per successful edit")]
     by_method = method_energies(record)
+    several = len(found) > len(record.summary.methods)
     for origin in (MEASURED, MODELLED):
-        rows = [
-            _joules(row.label, "all", row.execution, energy)
+        lines = [
+            (row.label, "all", row.execution, energy)
             for row in record.summary.methods
             for energy in by_method.get((row.label, row.execution or ""), ())
-            if energy.provenance == origin and len(found) > len(record.summary.methods)
+            if energy.provenance == origin and several
         ]
-        rows += [
-            _joules(each.row.label, _device(each), each.row.execution, energy)
+        lines += [
+            (each.row.label, _device(each), each.row.execution, energy)
             for each in found
             for energy in each.energy
             if energy.provenance == origin
         ]
-        if rows:
-            made.append(table(_ENERGY_COLUMNS, rows, _ENERGY_WORDS[origin]))
+        if lines:
+            made.append(table(_ENERGY_COLUMNS, _joules(lines), _ENERGY_WORDS[origin]))
     if not any(by_method.values()):
         words = "Not measured; the reasons stand under “Measured, modelled, missing”."
         made.append(element("p", words, class_="note"))
@@ -291,6 +292,7 @@ _ENERGY_COLUMNS: Final = (
     Column("95 % interval", "text", "Gross, J"),
     Column("± of one edit, J", "number"),
 )
+_EDITS_FOR_AN_INTERVAL: Final = 3
 _MEAN: Final = (
     "mean over the edits that succeeded, above what the phone draws idle, and gross with it; ± is the median "
     "standard uncertainty of one edit."
@@ -301,19 +303,24 @@ _ENERGY_WORDS: Final[Mapping[str, str]] = {
 }
 
 
-def _joules(label: str, device: str, execution: str | None, energy: Energy) -> list[Cell]:
-    def cells(estimate: Estimate | None) -> list[Cell]:
-        if estimate is None:
-            return [None, None]
-        return [f"{estimate.mean:.3g}", f"[{estimate.low:.3g}, {estimate.high:.3g}]"]
-
-    error = energy.uncertainty_joules
-    return [
-        label,
-        device,
-        execution or NONE,
-        str(energy.edits),
-        *cells(energy.joules),
-        *cells(energy.gross_joules),
-        None if error is None else f"{error:.2g}",
-    ]
+def _joules(lines: Sequence[tuple[str, str, str | None, Energy]]) -> list[list[Cell]]:
+    """The rows of a table, all joules with the same decimals; an interval wants three edits."""
+    values: list[float | None] = []
+    for *_, energy in lines:
+        for estimate in (energy.joules, energy.gross_joules):
+            wide = estimate is not None and estimate.edits >= _EDITS_FOR_AN_INTERVAL
+            values += [
+                None if estimate is None else estimate.mean,
+                estimate.low if estimate is not None and wide else None,
+                estimate.high if estimate is not None and wide else None,
+            ]
+        values.append(energy.uncertainty_joules)
+    told = iter(column_of(values))
+    rows: list[list[Cell]] = []
+    for label, device, execution, energy in lines:
+        cells: list[Cell] = []
+        for _ in range(2):
+            mean, low, high = next(told), next(told), next(told)
+            cells += [mean, None if low is None else f"[{low}, {high}]"]
+        rows.append([label, device, execution or NONE, str(energy.edits), *cells, next(told)])
+    return rows

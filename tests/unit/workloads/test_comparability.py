@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from mobifarm.workloads.comparability import (
     Comparability,
-    Edit,
     Family,
     Judgement,
     Verdict,
     compare_jobs,
-    edits_of,
 )
+from mobifarm.workloads.compared_edits import Edit, edits_of
 from mobifarm.workloads.scores import Quality
 from mobifarm.workloads.summary import TrialRecord, summarise
 

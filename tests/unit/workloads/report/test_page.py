@@ -14,7 +14,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobifarm.workloads.comparability import compare_jobs, edits_of
+from mobifarm.workloads.comparability import compare_jobs
+from mobifarm.workloads.compared_edits import edits_of
 from mobifarm.workloads.report.contents import JobRecord, energies, failures, places
 from mobifarm.workloads.report.page import CONTENT_SECURITY_POLICY, STYLE, render
 from mobifarm.workloads.summary import TrialRecord, summarise
@@ -295,7 +296,7 @@ def test_measured_and_modelled_joules_never_share_a_column() -> None:
     assert modelled_rows
     assert all("<td>phone</td>" in row for row in measured_rows)
     assert all("<td>virtual</td>" in row for row in modelled_rows)
-    assert '<td class="r">2</td><td>[2, 2]</td>' in measured_rows[0]
+    assert '<td class="r">2.00</td><td class="none">–</td>' in measured_rows[0]
 
 
 def test_energy_without_a_success_is_no_number() -> None:
