@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 import mobifarm
 
-EASY = {"contexts": 1, "norm_limit": 100.0, "norm_penalty": 0.0, "stop_probability": 0.01}
+EASY = {"contexts": 1, "norm_limit": 100.0, "norm_penalty": 0.0, "stop_probability": 0.01, "step_limit": 6}
 HOSTILE = "<script>alert(1)</script>"
 
 
