@@ -53,14 +53,14 @@ class FarmPaths:
         return self.home / "computer"
 
     @property
-    def telemetry(self) -> Path:
-        """Raw samples: a folder per job with a Parquet file per attempt."""
-        return self.home / "telemetry"
-
-    @property
     def announcements(self) -> Path:
         """Folder in which phones on TCP are announced; virtual phones live there."""
         return self.home / "virtual"
+
+    @property
+    def telemetry(self) -> Path:
+        """Folder of the raw samples: JOB/ATTEMPT.parquet."""
+        return self.home / "telemetry"
 
     @property
     def log(self) -> Path:
