@@ -11,7 +11,6 @@ before its event is on disk. A farm that is killed at any point resumes from the
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +33,6 @@ from mobifarm.controller.core.events import (
     JobCancelled,
     LeaseExpired,
     LeaseGranted,
-    encode,
 )
 from mobifarm.controller.core.holds import holds
 from mobifarm.controller.core.policies.base import Policy
@@ -55,6 +53,7 @@ from mobifarm.controller.host.reports import (
     TransferProgress,
 )
 from mobifarm.controller.provisioning.removal import Removal
+from mobifarm.controller.store.projection import Record, record
 from mobifarm.controller.store.protocol import Store
 from mobifarm.workloads.passport import passport
 
@@ -174,23 +173,23 @@ class Farm:
     async def _apply(self, events: Sequence[Event]) -> tuple[int, Bug | None]:
         """How many events were applied, and why the next one does not fit."""
         commands: list[Command] = []
-        applied: list[Event] = []
+        applied: list[Record] = []
         misfit: Bug | None = None
         for event in events:
-            complete = self._with_passport(event)
             try:
-                self.state, more = step(self.state, complete)
+                ready = record(self._with_passport(event))  # first: what cannot be stored must not be stepped
+                self.state, more = step(self.state, ready.event)
             except Bug as error:
                 misfit = error
                 break
-            applied.append(complete)
+            applied.append(ready)
             commands += more
             if self._paranoid:
                 check(self.state)
         if applied:
-            await asyncio.wrap_future(self._store.append(applied))
-        for event in applied:
-            self._note(event)
+            await asyncio.wrap_future(self._store.append_records(applied))
+        for ready in applied:
+            self._note(ready.event)
         for command in commands:
             if connection := self._connection(command.device_id):
                 connection.commands.put_nowait(command)
@@ -366,7 +365,7 @@ class Farm:
                         durable.append(
                             DeviceAdded(report.at, device_id, report.address, report.source, joined_host)
                         )
-                case _ if self._concerns(report) and _is_storable(report):
+                case _ if self._concerns(report):
                     durable.append(report)
         while durable:
             applied, misfit = await self._apply(durable)
@@ -457,13 +456,3 @@ class Farm:
                 return "acknowledge", device_id, attempt_id
             case CheckHealth(device_id, check_id, fencing_token):
                 return "check_health", device_id, check_id, fencing_token
-
-
-def _is_storable(event: Event) -> bool:
-    """Whether the log can hold what came from a phone: it takes JSON without NaN, in valid UTF-8."""
-    try:
-        json.dumps(encode(event), allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError):
-        logger.exception("a report that cannot be stored was dropped: %r", event)
-        return False
-    return True

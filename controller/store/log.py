@@ -31,7 +31,7 @@ COMMIT_LIMIT: Final = 1000  # appends per transaction: bounds what a reader's sn
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    records: list[Record]
+    records: Sequence[Record]
     future: Future[int]
 
 
@@ -92,6 +92,10 @@ class LogStore:
             return self._reader.payloads(trial_ids)
 
     def append(self, events: Sequence[Event]) -> Future[int]:
+        """As :meth:`append_records`; Bug where an event cannot be written as JSON, or lacks its bulk."""
+        return self.append_records([record(event) for event in events])
+
+    def append_records(self, records: Sequence[Record]) -> Future[int]:
         """Write events in order; the future gives the number of the last once all are durable.
 
         The future fails with Bug where an event does not fit the log (those before it are kept), and with
@@ -99,9 +103,8 @@ class LogStore:
         fails too, and the controller must be started again.
 
         Raises:
-            Bug: an event cannot be written as JSON, lacks its payload or result, or the store is closed.
+            Bug: there is no event, or the store is closed.
         """
-        records = [record(event) for event in events]
         if not records:
             raise Bug("No event was given to append.")
         future: Future[int] = Future()
@@ -167,7 +170,7 @@ class LogStore:
                 "stop this one."
             )
 
-    def _insert(self, records: list[Record]) -> int | Bug:
+    def _insert(self, records: Sequence[Record]) -> int | Bug:
         """Number of the last event, or why one of them does not fit."""
         for item in records:
             try:
