@@ -65,7 +65,7 @@ HOST_RETRY_S = 1.0
 Order = tuple[str, str, *tuple[Any, ...]]
 """``dispatch``, ``cancel``, ``acknowledge`` or ``check_health``, the phone, and the other arguments."""
 
-ORDERS_LIMIT = 200  # per call: each dispatch carries a trial's payload
+ORDERS_LIMIT = 50  # per call: the first phones begin while the orders of the next are on their way
 
 
 class HostForgot(HostError):
@@ -186,6 +186,8 @@ class Farm:
             commands += more
             if self._paranoid:
                 check(self.state)
+        # The policy may look at once: its leases stand behind these events in the log, so they wait for them.
+        self._news.set()
         if applied:
             await asyncio.wrap_future(self._store.append_records(applied))
         for ready in applied:
@@ -193,7 +195,6 @@ class Farm:
         for command in commands:
             if connection := self._connection(command.device_id):
                 connection.commands.put_nowait(command)
-        self._news.set()
         change, self._change = self._change, asyncio.Event()
         change.set()
         return len(applied), misfit

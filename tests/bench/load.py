@@ -6,11 +6,11 @@ The agents are light: they wait instead of editing. ADB is left out: a thousand 
 the simulator. Everything from the host actor on is the product's: Ray, the farm's loop, the policy, the log
 on disk with its tables.
 
-``--agent-processes N``: the agents are N processes that speak the agents' gRPC protocol over unix sockets, one
-channel per phone. ``--agent-processes 0``: they are called inside the host actor, without gRPC: what is left
-is what the farm itself costs. On a real shelf each phone pays for its own agent; here they share this
-machine's cores with the farm, so ``cpu_ms_per_trial`` tells who used them, beside the rate. The first
-trials, while phones still connect, do not count.
+``--agent-processes N``: the agents are N processes that speak the agents' gRPC protocol over unix sockets,
+one channel per phone. ``--agent-processes 0``: they are called inside the host actor, without gRPC: what is
+left is what the farm itself costs. On a real shelf each phone pays for its own agent; here they share this
+machine's cores with the farm, so ``cpu_ms_per_trial`` tells who used them, beside the rate. The time in
+which phones connect does not count.
 """
 
 from __future__ import annotations
