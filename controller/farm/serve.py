@@ -31,6 +31,7 @@ from mobifarm.controller.api.services import Services
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.policies import policy_named
 from mobifarm.controller.core.state import HostState
+from mobifarm.controller.discovery.settings import DiscoverySettings
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.cluster import Cluster
 from mobifarm.controller.farm.door import DEFAULT_PORT, Door, door_tls
@@ -94,14 +95,6 @@ def public_address(
     return PublicAddress(host, int(port), certificate, key)
 
 
-@dataclass(frozen=True, slots=True)
-class DiscoverySettings:
-    """``usb``: look on this machine's buses. ``adb_server``: (host, port) of the one that owns the phones."""
-
-    usb: bool = True
-    adb_server: tuple[str, int] | None = None
-
-
 def identifier(prefix: str) -> str:
     """A new id, e.g. ``job-5f3a9c1e``."""
     return f"{prefix}-{secrets.token_hex(4)}"
@@ -117,7 +110,7 @@ def serve(
     policy: str,
     allow_reboot: bool = False,
     announce: Callable[[str], None],
-    discovery: DiscoverySettings = DiscoverySettings(),
+    discovery: DiscoverySettings,
     accept_hosts: str | None = None,
     store_url: str | None = None,
 ) -> None:

@@ -226,7 +226,7 @@ class LightHostActor(HostActor):
             host = super()._host()
             connect: Callable[..., Awaitable[LightPhone]] = self._connect_light
             host._connect_phone = connect  # type: ignore[assignment]
-            host._bundle_folder = lambda model, bundle_hash: Path("/")  # type: ignore[method-assign]
+            host._bundles.folder = _no_folder  # type: ignore[method-assign]
         return super()._host()
 
     async def _connect_light(
@@ -253,6 +253,10 @@ class LightHostActor(HostActor):
 
 async def _nothing() -> None:
     pass
+
+
+async def _no_folder(model: str, bundle_hash: str, progress: Any) -> Path:
+    return Path("/")
 
 
 def _usage() -> dict[str, float]:
