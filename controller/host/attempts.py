@@ -292,7 +292,7 @@ class Attempts:
         async with self._bundle_lock:
             if bundle_hash in self._bundles:
                 return
-            to_host = self._progress_of(f"model {model} to the host")
+            to_host = self._progress_of(f"model {model}, to its host")
             folder = await self._bundle_folder(model, bundle_hash, to_host)
             await self._phone.push_bundle(folder, bundle_hash, self._progress_of(f"model {model}"))
             await self._phone.stub.CheckBundle(
