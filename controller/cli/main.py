@@ -23,6 +23,7 @@ from mobifarm.controller.cli import (
     jobs,
     replay,
     report,
+    store,
     tokens,
     why,
 )
@@ -66,6 +67,7 @@ def _assemble() -> None:
     app.command()(replay.replay)
     app.add_typer(devices.app, name="devices")
     app.add_typer(edits.app, name="edits")
+    app.add_typer(store.app, name="store")
     app.add_typer(tokens.app, name="tokens")
     app.command()(doctor.doctor)
     app.command()(demo.demo)

@@ -10,7 +10,7 @@ was overtaken.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 from mobifarm.controller.core.events import AttemptFinished, Event, kind
 from mobifarm.controller.core.state import Changes, take_changes
 from mobifarm.controller.core.step import replay, step
-from mobifarm.controller.errors import Bug, FarmError, HostError
+from mobifarm.controller.errors import Bug, FarmError, HostError, UserError
 from mobifarm.controller.store.database import Database
 from mobifarm.controller.store.projection import PROJECTIONS, Record, record
 from mobifarm.controller.store.read import Reader
@@ -114,6 +114,29 @@ class LogStore:
                 raise Bug("An event was appended to a store that is closed.")
             self._queue.put(_Request(records, future))
         return future
+
+    def fill(self, pages: Iterable[tuple[str, Sequence[Sequence[Any]]]], epoch: int) -> None:
+        """Give a store without a history that of another one, all or nothing; then open it anew.
+
+        Args:
+            pages: statements, and the rows that each is executed with.
+            epoch: the other's; that of the next opening is higher.
+
+        Raises:
+            UserError: this store has a history.
+            HostError: the database cannot be written.
+        """
+        if self._last:
+            raise UserError("the store holds the log of a farm already: name an empty database")
+        self._database.begin()
+        try:
+            for statement, rows in pages:
+                self._database.execute_many(statement, rows)
+            self._database.execute("UPDATE controller SET epoch = ?", (epoch,))
+            self._database.commit()
+        except BaseException:
+            self._database.roll_back()
+            raise
 
     def close(self) -> None:
         with self._closing:

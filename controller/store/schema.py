@@ -58,6 +58,11 @@ CREATE TABLE devices (
 CREATE TABLE properties (device_id TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
 
+# Every table but that of the controller, which is one number: the epoch.
+TABLE_NAMES: Final = (
+    "events", "specs", "payloads", "results", "jobs", "trials", "attempts", "devices", "properties"
+)  # fmt: skip
+
 # Columns of derived tables that files made before do not have; all may be NULL.
 LATER_COLUMNS: Final = (("devices", "ready_after_s", "REAL"), ("devices", "tags", "TEXT"))
 
