@@ -149,13 +149,20 @@ class Farm:
         self.started = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until cancelled: take up where the log ends, then follow reports, timers and the policy."""
+        """Run until cancelled: take up where the log ends, then follow reports, timers and the policy.
+
+        Raises:
+            HostError: the store cannot be written any more; nothing was done that is not in it.
+        """
         await self.apply(ControllerStarted(self._clock(), self._store.epoch, self.policy.name))
         self.started.set()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._carry_out(self._here))
-            tasks.create_task(self._listen())
-            tasks.create_task(self._schedule())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._carry_out(self._here))
+                tasks.create_task(self._listen())
+                tasks.create_task(self._schedule())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group  # when the store fails, several loops say the same
 
     async def apply(self, *events: Event) -> None:
         """Step, make durable, then queue the commands. Returns when the events are on disk.
