@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -21,7 +21,7 @@ class Services:
     """The farm behind the API.
 
     ``open_reader`` opens a view of the store for one thread; ``authenticate`` tells the caller from an
-    ``authorization`` header; ``hosts`` gives the machines with phones.
+    ``authorization`` header; ``hosts`` gives the machines with phones, ``metrics`` Prometheus' text.
     """
 
     farm: Farm
@@ -29,6 +29,7 @@ class Services:
     open_reader: Callable[[], Reader]
     authenticate: Callable[[str], Caller | None]
     hosts: Callable[[], Sequence[HostView]] = tuple
+    metrics: Callable[[], Awaitable[bytes]] = field(kw_only=True)
 
 
 class Refused(Exception):
