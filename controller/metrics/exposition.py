@@ -23,7 +23,7 @@ _OPEN: Final = (TrialState.PENDING, TrialState.LEASED)
 
 
 def render(snapshot: FarmSnapshot) -> str:
-    """The text of the families in ``DEVICE_FAMILIES`` and ``FARM_FAMILIES``; those without a series are left out."""
+    """The text of ``DEVICE_FAMILIES`` and ``FARM_FAMILIES``; a family without a series is left out."""
     page = _Page()
     for device in snapshot.devices:
         _device(page, device)
@@ -53,7 +53,7 @@ class _Page:
         self._samples: dict[str, list[str]] = {family.name: [] for family in _FAMILIES}
 
     def add(self, family: Family, labels: str, value: float | None) -> None:
-        """One sample; ``labels`` are as :func:`label` makes them, joined by commas. Unknown ones are left out."""
+        """One sample; ``labels`` are of :func:`label`, joined by commas. What is not finite is left out."""
         if value is not None and math.isfinite(value):
             braced = f"{{{labels}}}" if labels else ""
             self._samples[family.name].append(f"{family.name}{braced} {value!r}\n")
@@ -61,9 +61,7 @@ class _Page:
     def text(self) -> str:
         """Everything that was added, family by family."""
         return "".join(
-            head(family) + "".join(samples)
-            for family in _FAMILIES
-            if (samples := self._samples[family.name])
+            head(family) + "".join(samples) for family in _FAMILIES if (samples := self._samples[family.name])
         )
 
 

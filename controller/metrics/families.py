@@ -1,4 +1,4 @@
-"""The catalogue of what ``/metrics`` tells: name, kind, labels, and what it means. Base units, no ids of work.
+"""The catalogue of what ``/metrics`` tells: name, kind, labels, and what it means. Base units, no ids.
 
 The renderer, the documentation and the tests all go by these lists.
 """
@@ -35,7 +35,7 @@ def _counter(name: str, help_: str, *labels: str) -> Family:
     return Family(name, "counter", help_, labels)
 
 
-# --- one phone ------------------------------------------------------------------------------------------------
+# --- one phone --------------------------------------------------------------------------------------
 
 UP: Final = _gauge(
     "mobifarm_device_up",
@@ -49,7 +49,10 @@ INFO: Final = _gauge(
     *("device", "host", "model", "soc", "android", "execution", "provenance", "agent_version"),
 )
 STATE: Final = _gauge(
-    "mobifarm_device_state", "Always 1; the label is the state of a phone that is not away.", "device", "state"
+    "mobifarm_device_state",
+    "Always 1; the label is the state of a phone that is not away.",
+    "device",
+    "state",
 )
 LEASED: Final = _gauge("mobifarm_device_leased", "1 while an edit has the phone.", "device")
 LEASES: Final = _counter(
@@ -63,7 +66,8 @@ READY_AFTER: Final = _gauge(
 POWER: Final = _gauge(
     "mobifarm_device_power_watts",
     "Mean power of each rail since the reading before. A phone without readable rails has the one rail "
-    "'battery', and only while nothing charges it. The sum over the rails is what the phone uses; " + _PROVENANCE,
+    "'battery', and only while nothing charges it. The sum over the rails is what the phone uses; "
+    + _PROVENANCE,
     *("device", "rail", "provenance"),
 )
 ENERGY: Final = _counter(
@@ -113,7 +117,9 @@ AGENT_MEMORY: Final = _gauge(
 MEMORY_AVAILABLE: Final = _gauge(
     "mobifarm_device_memory_available_bytes", "Memory that the phone's kernel could still give.", "device"
 )
-MEMORY_TOTAL: Final = _gauge("mobifarm_device_memory_bytes", "Memory that the phone's kernel manages.", "device")
+MEMORY_TOTAL: Final = _gauge(
+    "mobifarm_device_memory_bytes", "Memory that the phone's kernel manages.", "device"
+)
 STORAGE: Final = _gauge(
     "mobifarm_device_storage_available_bytes", "What the agent may still write on the phone.", "device"
 )
@@ -129,8 +135,8 @@ PHASE: Final = _gauge(
 NPU_FALLBACK: Final = _gauge(
     "mobifarm_device_npu_fallback",
     "1 where the newest result of this connection was computed on the CPU of a real phone whose chip has an "
-    "NPU that MobiFarm knows; 0 for every other result. This release computes every edit on the CPU, so it is "
-    "1 on each such phone. A virtual phone has no NPU.",
+    "NPU that MobiFarm knows; 0 for every other result. This release computes every edit on the CPU, so it "
+    "is 1 on each such phone. A virtual phone has no NPU.",
     "device",
 )
 
@@ -140,10 +146,12 @@ DEVICE_FAMILIES: Final[Sequence[Family]] = (
     *(STORAGE, PROBABILITY, STEP, PHASE, NPU_FALLBACK),
 )
 
-# --- the farm -------------------------------------------------------------------------------------------------
+# --- the farm ---------------------------------------------------------------------------------------
 
 HOST_UP: Final = _gauge(
-    "mobifarm_host_up", "1 for each machine with phones that belongs to the farm now, 0 while it is away.", "host"
+    "mobifarm_host_up",
+    "1 for each machine with phones that belongs to the farm now, 0 while it is away.",
+    "host",
 )
 JOBS: Final = _gauge("mobifarm_jobs", "Jobs that have not ended: queued or running.", "state")
 OPEN_TRIALS: Final = _gauge("mobifarm_open_trials", "Trials that wait (pending) or run (leased).", "state")
@@ -176,14 +184,14 @@ FARM_FAMILIES: Final[Sequence[Family]] = (
     *(HOST_UP, JOBS, OPEN_TRIALS, TRIALS, QUEUE_AGE, STANDSTILL, NOISE_FLOOR, LOOP_LAG),
 )
 
-# --- counted while the controller runs; they begin anew with it ----------------------------------------------
+# --- counted while the controller runs; they begin anew with it -------------------------------------
 
 _EDIT: Final = ("method", "execution")
 
 ATTEMPTS: Final = _counter(
     "mobifarm_attempts_total",
-    "Leases that ended since the controller started: done, failed (by the workload), broken (by the farm or a "
-    "phone), expired.",
+    "Leases that ended since the controller started: done, failed (by the workload), broken (by the farm or "
+    "a phone), expired.",
     "outcome",
 )
 EDITS: Final = _counter(
@@ -202,7 +210,9 @@ EVALUATIONS: Final = _counter(
     "mobifarm_edit_loss_evaluations_total", "Loss evaluations of all edits that ran to their end.", *_EDIT
 )
 TOKEN_LAYERS: Final = _counter(
-    "mobifarm_edit_token_layers_total", "Tokens times layers computed for edits that ran to their end.", *_EDIT
+    "mobifarm_edit_token_layers_total",
+    "Tokens times layers computed for edits that ran to their end.",
+    *_EDIT,
 )
 QUALITY: Final = Family(
     "mobifarm_edit_quality_ratio",

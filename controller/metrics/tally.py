@@ -42,7 +42,7 @@ class Tally:
 
     def __init__(self, state: Callable[[], FarmState], registry: CollectorRegistry) -> None:
         # A series of creation times beside every counter would say nothing here.
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._state = state
         self.accelerators: dict[str, str] = {}
         self.moved_at: dict[str, float] = {}

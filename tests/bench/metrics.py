@@ -2,8 +2,8 @@
 
     python tests/bench/metrics.py --phones 1000 --output metrics.json
 
-Prints JSON: medians and maxima over the repeats in milliseconds, bytes, series, and what a custom collector of
-prometheus-client takes for as many samples.
+Prints JSON: medians and maxima over the repeats in milliseconds, bytes, series, and what a custom collector
+of prometheus-client takes for as many samples.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ RAILS, ZONES = 5, 6
 
 def farm(phones: int, now: float) -> tuple[FarmState, LiveView]:
     """Phones like the Pixel of the simulator, all at work."""
-    properties = {"ro.product.model": "Pixel 8", "ro.soc.model": "Tensor G3", "ro.build.version.release": "15"}
+    properties = {
+        "ro.product.model": "Pixel 8",
+        "ro.soc.model": "Tensor G3",
+        "ro.build.version.release": "15",
+    }
     events: list[DeviceAdded | DeviceReady] = []
     live = LiveView()
     for number in range(phones):

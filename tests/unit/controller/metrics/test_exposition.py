@@ -119,7 +119,9 @@ def test_a_phone_that_was_never_connected_is_neither_up_nor_down() -> None:
 
 def test_no_id_of_work_is_a_label() -> None:
     assert "attempt-1" not in render(FARM)
-    assert not {"job", "trial", "attempt", "record"} & {name for each in f.ALL_FAMILIES for name in each.labels}
+    assert not {"job", "trial", "attempt", "record"} & {
+        name for each in f.ALL_FAMILIES for name in each.labels
+    }
 
 
 def test_what_is_not_a_number_is_left_out() -> None:

@@ -137,9 +137,7 @@ def test_a_job_that_ended_is_forgotten() -> None:
 
 def test_the_catalogue_lists_what_is_counted() -> None:
     found = Followed(FINISHED)
-    listed = {
-        (family.name.removesuffix("_total"), family.kind, family.help) for family in f.TALLY_FAMILIES
-    }
+    listed = {(family.name.removesuffix("_total"), family.kind, family.help) for family in f.TALLY_FAMILIES}
     counted = {(metric.name, metric.type, metric.documentation) for metric in found.registry.collect()}
     assert counted == listed
     assert b"_created" not in generate_latest(found.registry)
