@@ -308,8 +308,9 @@ def _quality(measure: str) -> Panel:
 METHODS: Final = Board(
     uid="mobifarm-methods",
     title="MobiFarm: editors compared",
-    description="Editing methods side by side over the last ten minutes. For watching; a claim needs a design "
-    "and the intervals of `mobifarm results`. Times of execution 'virtual' and 'computer' are this computer's.",
+    description="Editing methods side by side over the last ten minutes. For watching; a claim needs a "
+    "design and the intervals of `mobifarm results`. Times of execution 'virtual' and 'computer' are this "
+    "computer's.",
     variables={"method": "mobifarm_edits_total", "execution": "mobifarm_edits_total"},
     several=True,
     rows={

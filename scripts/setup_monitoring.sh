@@ -32,6 +32,26 @@ for package in ./*.deb; do
   dpkg-deb -x "$package" unpacked
 done
 mkdir -p "$target/usr/bin"
-for program in prometheus promtool prometheus-alertmanager amtool; do
+for program in prometheus promtool amtool; do
   mv "unpacked/usr/bin/$program" "$target/usr/bin/$program"
 done
+
+# Debian's Alertmanager reads its templates at a fixed place, which is shown to it alone.
+share=/usr/share/prometheus/alertmanager
+mkdir -p "$target/alertmanager"
+mv unpacked/usr/bin/prometheus-alertmanager "$target/alertmanager/prometheus-alertmanager"
+rm -rf "$target$share"
+mkdir -p "$target$share"
+cp -r "unpacked$share/." "$target$share"
+cat >alertmanager <<END
+#!/bin/sh
+[ -e $share/default.tmpl ] && exec "$target/alertmanager/prometheus-alertmanager" "\$@"
+exec bwrap --die-with-parent --dev-bind / / --tmpfs /usr/share \\
+  --ro-bind "$target/usr/share/prometheus" /usr/share/prometheus "$target/alertmanager/prometheus-alertmanager" "\$@"
+END
+chmod +x alertmanager
+if ! ./alertmanager --version >/dev/null 2>&1; then
+  echo "Alertmanager needs bubblewrap and user namespaces here, or to be installed" >&2
+  exit 1
+fi
+mv alertmanager "$target/usr/bin/prometheus-alertmanager"

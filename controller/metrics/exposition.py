@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from mobifarm.controller.core.events import DeviceState
 from mobifarm.controller.core.state import TrialState
 from mobifarm.controller.metrics import families as f
 from mobifarm.controller.metrics.families import Family
@@ -68,7 +67,7 @@ class _Page:
 def _device(page: _Page, device: DeviceSnapshot) -> None:
     own = label("device", device.device_id)
     if not device.connected:
-        if device.state is DeviceState.LOST:
+        if device.away:
             page.add(f.UP, own, 0)
         else:
             page.add(f.STATE, f"{own},{label('state', device.state)}", 1)

@@ -39,8 +39,8 @@ def _counter(name: str, help_: str, *labels: str) -> Family:
 
 UP: Final = _gauge(
     "mobifarm_device_up",
-    "1 while the phone is connected; 0 for 15 minutes after it went away, then nothing until it is back. "
-    "A phone that is away has no other series.",
+    "1 while the phone is connected and can work; 0 for 15 minutes after it went away, then nothing until it "
+    "is back. A phone that is away has no other series.",
     "device",
 )
 INFO: Final = _gauge(
@@ -50,7 +50,7 @@ INFO: Final = _gauge(
 )
 STATE: Final = _gauge(
     "mobifarm_device_state",
-    "Always 1; the label is the state of a phone that is not away.",
+    "Always 1; the label is the state of a phone that is connected, or that comes for the first time.",
     "device",
     "state",
 )

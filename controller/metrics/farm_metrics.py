@@ -61,6 +61,7 @@ class FarmMetrics:
             self._hosts(),
             now=self._clock(),
             accelerators=self._tally.accelerators,
+            away_since=self._tally.away_since,
             moved_at=self._tally.moved_at,
             started_at=self._started_at,
             noise_floors=self._noise.floors,

@@ -23,14 +23,16 @@ FRESH_S: Final = 30.0  # an older reading says nothing about now
 
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
-    """A phone; of one that is not ``connected`` only ``device_id`` and ``state`` mean anything.
+    """A phone; of one that is not ``connected`` only the first four mean anything.
 
-    ``vitals`` and ``values`` are None without a fresh reading; ``npu_fallback`` without a result.
+    ``away``: it was connected before. ``vitals`` and ``values`` are None without a fresh reading,
+    ``npu_fallback`` without a result.
     """
 
     device_id: str
     state: DeviceState
     connected: bool
+    away: bool
     leased: bool = False
     leases: int = 0
     ready_after_s: float | None = None
@@ -63,6 +65,7 @@ def take_snapshot(
     *,
     now: float,
     accelerators: Mapping[str, str],
+    away_since: Mapping[str, float],
     moved_at: Mapping[str, float],
     started_at: float,
     noise_floors: Mapping[str, float],
@@ -72,7 +75,9 @@ def take_snapshot(
 
     Args:
         accelerators: by device, of its newest result since it connected.
-        moved_at: by job, when something of it last began or ended; ``started_at`` stands in.
+        away_since: by device that was connected and is not.
+        moved_at: by job, when something of it last began or ended.
+        started_at: when the controller started, which stands in where one of these times is not known.
     """
     open_jobs = [job for job in state.jobs.values() if job.open]
     trials = dict.fromkeys(TrialState, 0)
@@ -85,7 +90,8 @@ def take_snapshot(
         devices=tuple(
             _device(device, live.devices().get(device.device_id), now, accelerators.get(device.device_id))
             for device in state.devices.values()
-            if _is_told(device, now)
+            if device.stage is not DeviceState.RETIRED
+            and not (_is_away(device) and now - away_since.get(device.device_id, started_at) >= REMEMBERED_S)
         ),
         hosts={host.host: host.state == HostState.JOINED for host in hosts},
         jobs={"queued": len(open_jobs) - running, "running": running},
@@ -97,17 +103,16 @@ def take_snapshot(
     )
 
 
-def _is_told(device: Device, now: float) -> bool:
-    if device.stage is DeviceState.LOST:
-        return now - device.changed_at < REMEMBERED_S
-    return device.stage is not DeviceState.RETIRED
+def _is_away(device: Device) -> bool:
+    """Whether it has been ready once and is not connected; its state may be lost, or any on its way back."""
+    return device.identity is not None and not device.connected
 
 
 def _device(
     device: Device, current: LiveDevice | None, now: float, accelerator: str | None
 ) -> DeviceSnapshot:
     if not device.connected:
-        return DeviceSnapshot(device.device_id, device.state, False)
+        return DeviceSnapshot(device.device_id, device.state, False, _is_away(device))
     execution = device.execution or ""
     reading = current.reading if current and current.reading and now - current.reading.at < FRESH_S else None
     has_npu = execution == "phone" and "npu.arch" in device.attributes
@@ -115,6 +120,7 @@ def _device(
         device_id=device.device_id,
         state=device.state,
         connected=True,
+        away=False,
         leased=device.attempt_id is not None,
         leases=device.leases_granted,
         ready_after_s=device.ready_after_s,

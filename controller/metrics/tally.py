@@ -37,6 +37,7 @@ class Tally:
 
     Attributes:
         accelerators: by device, of its newest result since it connected.
+        away_since: by device that was connected and is not, unix time.
         moved_at: by open job, unix time at which something of it last began or ended.
     """
 
@@ -45,6 +46,7 @@ class Tally:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._state = state
         self.accelerators: dict[str, str] = {}
+        self.away_since: dict[str, float] = {}
         self.moved_at: dict[str, float] = {}
 
         def counter(family: Family) -> Counter:
@@ -77,8 +79,12 @@ class Tally:
                 self._moved(event.attempt_id, event.at)
             case JobCancelled():
                 self.moved_at.pop(event.job_id, None)
-            case DeviceLost() | DeviceReady() | DeviceForgotten():
+            case DeviceLost():
                 self.accelerators.pop(event.device_id, None)
+                self.away_since.setdefault(event.device_id, event.at)
+            case DeviceReady() | DeviceForgotten():
+                self.accelerators.pop(event.device_id, None)
+                self.away_since.pop(event.device_id, None)
 
     def _moved(self, attempt_id: str, at: float) -> Attempt | None:
         state = self._state()

@@ -23,6 +23,7 @@ PHONE = DeviceSnapshot(
     "a",
     DeviceState.LEASED,
     True,
+    False,
     leased=True,
     leases=3,
     ready_after_s=4.25,
@@ -104,14 +105,14 @@ def test_a_phone_without_rails_has_the_battery_as_its_one_rail() -> None:
 
 
 def test_a_phone_that_is_away_is_down_and_nothing_else() -> None:
-    farm = replace(FARM, devices=(DeviceSnapshot("a", DeviceState.LOST, False),))
+    farm = replace(FARM, devices=(DeviceSnapshot("a", DeviceState.LOST, False, True),))
     assert [line for line in render(farm).splitlines() if 'device="a"' in line] == [
         'mobifarm_device_up{device="a"} 0'
     ]
 
 
 def test_a_phone_that_was_never_connected_is_neither_up_nor_down() -> None:
-    farm = replace(FARM, devices=(DeviceSnapshot("a", DeviceState.AWAITING_AUTHORISATION, False),))
+    farm = replace(FARM, devices=(DeviceSnapshot("a", DeviceState.AWAITING_AUTHORISATION, False, False),))
     assert [line for line in render(farm).splitlines() if 'device="a"' in line] == [
         'mobifarm_device_state{device="a",state="awaiting_authorisation"} 1'
     ]

@@ -4,11 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 from mobifarm.controller.core.events import (
+    ControllerStarted,
     DeviceAdded,
     DeviceForgotten,
     DeviceLost,
     DeviceReady,
     DeviceState,
+    DeviceStateChanged,
     Event,
     Identity,
     JobSubmitted,
@@ -34,6 +36,7 @@ LEASE = LeaseGranted(20.0, "attempt-1", "t1", "a", 1)
 def taken(events: tuple[Event, ...], live: LiveView | None = None, now: float = 2.0, **more: Any) -> Any:
     defaults: dict[str, Any] = {
         "accelerators": {},
+        "away_since": {},
         "moved_at": {},
         "started_at": 0.0,
         "noise_floors": {},
@@ -50,9 +53,28 @@ def one(*arguments: Any, **more: Any) -> DeviceSnapshot:
 
 def test_a_lost_phone_is_told_for_a_while_and_then_forgotten() -> None:
     events = (*READY, DeviceLost(100.0, "a", "gone"))
-    device = one(events, now=100.0 + REMEMBERED_S - 1)
-    assert (device.connected, device.state, device.vitals) == (False, DeviceState.LOST, None)
-    assert taken(events, now=100.0 + REMEMBERED_S).devices == ()
+    device = one(events, now=100.0 + REMEMBERED_S - 1, away_since={"a": 100.0})
+    assert (device.connected, device.away, device.vitals) == (False, True, None)
+    assert taken(events, now=100.0 + REMEMBERED_S, away_since={"a": 100.0}).devices == ()
+
+
+def test_a_phone_that_the_farm_tries_to_reach_again_is_away_all_the_same() -> None:
+    """A phone on TCP goes from lost to connecting at once, for as long as nothing answers there."""
+    connecting = DeviceStateChanged(101.0, "a", DeviceState.CONNECTING, "no phone answers")
+    events = (*READY, DeviceLost(100.0, "a", "gone"), connecting)
+    assert one(events, now=102.0, away_since={"a": 100.0}).away
+    assert taken(events, now=100.0 + REMEMBERED_S, away_since={"a": 100.0}).devices == ()
+
+
+def test_of_a_phone_away_since_before_the_controller_started_that_start_counts() -> None:
+    events = (*READY, ControllerStarted(200.0, 1))
+    assert one(events, now=200.0 + REMEMBERED_S - 1, started_at=200.0).away
+    assert taken(events, now=200.0 + REMEMBERED_S, started_at=200.0).devices == ()
+
+
+def test_a_phone_that_comes_for_the_first_time_is_not_away() -> None:
+    device = one((READY[0], DeviceStateChanged(1.0, "a", DeviceState.PROVISIONING)), now=5000.0)
+    assert (device.away, device.state) == (False, DeviceState.PROVISIONING)
 
 
 def test_a_phone_taken_out_of_the_farm_is_not_told() -> None:

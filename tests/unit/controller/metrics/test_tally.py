@@ -121,7 +121,10 @@ def test_what_a_phone_says_that_is_no_number_is_not_counted() -> None:
 
 
 def test_a_phone_that_goes_away_takes_its_accelerator_along() -> None:
-    assert Followed(FINISHED, DeviceLost(30.0, "a", "gone")).tally.accelerators == {}
+    found = Followed(FINISHED, DeviceLost(30.0, "a", "gone"), DeviceLost(31.0, "a", "still gone"))
+    assert (found.tally.accelerators, found.tally.away_since) == ({}, {"a": 30.0})
+    found.follow(replace(READY[1], at=40.0))
+    assert found.tally.away_since == {}
 
 
 def test_a_job_that_ended_is_forgotten() -> None:
