@@ -11,10 +11,7 @@ from typing import Final, Literal
 
 Kind = Literal["gauge", "counter", "histogram", "summary"]
 
-_PROVENANCE: Final = (
-    "provenance is 'modelled' on virtual and emulated phones, whose sensors are a model, and 'measured' on "
-    "real ones: never add the two"
-)
+_PROVENANCE: Final = "Never add provenance 'modelled', of virtual phones, to 'measured'."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,50 +63,50 @@ READY_AFTER: Final = _gauge(
 POWER: Final = _gauge(
     "mobifarm_device_power_watts",
     "Mean power of each rail since the reading before. A phone without readable rails has the one rail "
-    "'battery', and only while nothing charges it. The sum over the rails is what the phone uses; "
+    "'battery', and only while nothing charges it. The sum over the rails is what the phone uses. "
     + _PROVENANCE,
     *("device", "rail", "provenance"),
 )
 ENERGY: Final = _counter(
     "mobifarm_device_energy_joules_total",
     "Energy of each rail since the phone started, from the phone's own counter. For trends: the energy of an "
-    "edit comes from raw samples, never from this; " + _PROVENANCE,
+    "edit comes from raw samples, never from this. " + _PROVENANCE,
     *("device", "rail", "provenance"),
 )
 BATTERY_POWER: Final = _gauge(
     "mobifarm_device_battery_power_watts",
-    "Power into the battery, below 0 out of it. While the phone charges it is not what the phone uses; "
+    "Power into the battery, below 0 out of it. While the phone charges it is not what the phone uses. "
     + _PROVENANCE,
     *("device", "provenance"),
 )
 BODY_TEMPERATURE: Final = _gauge(
     "mobifarm_device_body_temperature_celsius",
-    "The battery's, or the skin's where the battery has no sensor: what the farm's gates look at; "
+    "The battery's, or the skin's where the battery has no sensor: what the farm's gates look at. "
     + _PROVENANCE,
     *("device", "provenance"),
 )
 TEMPERATURE: Final = _gauge(
     "mobifarm_device_temperature_celsius",
-    "Each thermal zone under the vendor's name; " + _PROVENANCE,
+    "Each thermal zone under the vendor's name. " + _PROVENANCE,
     *("device", "zone", "provenance"),
 )
 THERMAL_STATUS: Final = _gauge(
     "mobifarm_device_thermal_status",
-    "Android's: 0 none, 1 light, 2 moderate, 3 severe, 4 critical, 5 emergency, 6 shutdown; " + _PROVENANCE,
+    "Android's: 0 none, 1 light, 2 moderate, 3 severe, 4 critical, 5 emergency, 6 shutdown. " + _PROVENANCE,
     *("device", "provenance"),
 )
 CLOCK: Final = _gauge(
     "mobifarm_device_clock_hertz",
-    "The fastest processor core's clock now; " + _PROVENANCE,
+    "The fastest processor core's clock now. " + _PROVENANCE,
     *("device", "provenance"),
 )
 BATTERY: Final = _gauge(
     "mobifarm_device_battery_ratio",
-    "Share of the battery's charge, 0 to 1; " + _PROVENANCE,
+    "Share of the battery's charge, 0 to 1. " + _PROVENANCE,
     *("device", "provenance"),
 )
 CHARGING: Final = _gauge(
-    "mobifarm_device_charging", "1 while the battery takes charge; " + _PROVENANCE, "device", "provenance"
+    "mobifarm_device_charging", "1 while the battery takes charge. " + _PROVENANCE, "device", "provenance"
 )
 AGENT_MEMORY: Final = _gauge(
     "mobifarm_device_agent_resident_memory_bytes", "Resident memory of the agent's process.", "device"
@@ -225,3 +222,16 @@ QUALITY: Final = Family(
 TALLY_FAMILIES: Final[Sequence[Family]] = (ATTEMPTS, EDITS, DURATION, EVALUATIONS, TOKEN_LAYERS, QUALITY)
 
 ALL_FAMILIES: Final[Sequence[Family]] = (*DEVICE_FAMILIES, *FARM_FAMILIES, *TALLY_FAMILIES)
+
+
+def documentation() -> str:
+    """The table of docs/monitoring.md; ``python -m mobifarm.controller.metrics.families`` prints it."""
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for family in ALL_FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        rows.append(f"| `{family.name}` | {family.kind} | {labels} | {family.help} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(documentation(), end="")
