@@ -168,6 +168,20 @@ async def test_trials_are_leased_and_their_results_stored(path: Path) -> None:
     assert results[0].result["passport"]["phone"]["serial"] == "serial of a"
 
 
+async def test_who_looks_on_is_told_of_every_stored_event_and_stops_nothing(path: Path) -> None:
+    host = ScriptedHost()
+    seen: list[object] = []
+
+    def broken(event: object) -> None:
+        raise ValueError("not the farm's fault")
+
+    async with running(path, host) as farm:
+        farm.watchers += [broken, seen.append]
+        added = DeviceAdded(1.0, "b", "b", "test")
+        await farm.apply(added)
+        assert added in seen
+
+
 async def test_dispatch_carries_the_trials_payload(path: Path) -> None:
     host = ScriptedHost()
     async with running(path, host) as farm:
