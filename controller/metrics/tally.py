@@ -16,6 +16,7 @@ from mobifarm.controller.core.events import (
     DeviceLost,
     DeviceReady,
     Event,
+    HostLost,
     JobCancelled,
     LeaseExpired,
     LeaseGranted,
@@ -82,6 +83,11 @@ class Tally:
             case DeviceLost():
                 self.accelerators.pop(event.device_id, None)
                 self.away_since.setdefault(event.device_id, event.at)
+            case HostLost():  # its phones have no event of their own
+                for device in self._state().devices.values():
+                    if device.joined_host == event.host and not device.connected:
+                        self.accelerators.pop(device.device_id, None)
+                        self.away_since.setdefault(device.device_id, event.at)
             case DeviceReady() | DeviceForgotten():
                 self.accelerators.pop(event.device_id, None)
                 self.away_since.pop(event.device_id, None)

@@ -96,8 +96,8 @@ def main() -> None:
 
     def snapshot() -> FarmSnapshot:
         return take_snapshot(
-            state, live, [], now=now, accelerators=dict.fromkeys(state.devices, "cpu"), away_since={}, moved_at={},
-            started_at=now, noise_floors={}, loop_lag_s=0.0,
+            state, live, [], now=now, accelerators=dict.fromkeys(state.devices, "cpu"), away_since={},
+            moved_at={}, started_at=now, noise_floors={}, loop_lag_s=0.0,
         )  # fmt: skip
 
     taken = snapshot()

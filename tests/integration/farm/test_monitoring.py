@@ -215,7 +215,7 @@ def test_prometheus_sees_the_work_and_a_pulled_cable_raises_an_alert(
                 "design": "ab",
                 "methods": [
                     {"name": "forward", "settings": {**stubborn, "step_limit": 15}},
-                    {"name": "mobiedit", "settings": {**stubborn, "step_limit": 30}},
+                    {"name": "mobiedit", "settings": {**stubborn, "step_limit": 8}},
                 ],
                 "repeats": 3,
                 "devices": {"where": ['phone.model == "Pixel 8"']},

@@ -12,6 +12,8 @@ from mobifarm.controller.core.events import (
     DeviceLost,
     DeviceReady,
     Event,
+    HostJoined,
+    HostLost,
     Identity,
     JobSubmitted,
     LeaseExpired,
@@ -125,6 +127,16 @@ def test_a_phone_that_goes_away_takes_its_accelerator_along() -> None:
     assert (found.tally.accelerators, found.tally.away_since) == ({}, {"a": 30.0})
     found.follow(replace(READY[1], at=40.0))
     assert found.tally.away_since == {}
+
+
+def test_with_a_host_go_its_phones() -> None:
+    found = Followed(
+        HostJoined(30.0, "hub", "10.0.0.2", {}),
+        DeviceAdded(31.0, "hub/b", "b", "usb", "hub"),
+        replace(READY[1], at=32.0, device_id="hub/b"),
+        HostLost(33.0, "hub", "it does not answer"),
+    )
+    assert found.tally.away_since == {"hub/b": 33.0}
 
 
 def test_a_job_that_ended_is_forgotten() -> None:
