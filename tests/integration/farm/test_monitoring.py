@@ -10,6 +10,7 @@ import queue
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -281,6 +282,28 @@ def test_the_shipped_files_pass_prometheus_own_tools(command: tuple[str, ...]) -
     checked = subprocess.run(
         [program(command[0]), *command[1:]],
         cwd=RULES,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_a_written_configuration_passes_too(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mobifarm.controller.cli",
+        "dashboards",
+        "serve-config",
+        str(tmp_path / "m"),
+    ]
+    command += ["--home", str(tmp_path), "--target", "https://farm.example:8443"]
+    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    configuration = str(tmp_path / "m" / "prometheus" / "prometheus.yml")
+    checked = subprocess.run(
+        [program("promtool"), "check", "config", configuration],
         capture_output=True,
         text=True,
         timeout=60,
