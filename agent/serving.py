@@ -86,11 +86,11 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
         fence=Fence(home.fencing_token),
         read_sensors=sensors.read,
     )
+    server = AgentServer(AgentService(execution, identity, sensors.read), home.make_token())
+    address = settings.address or default_address(home.root, properties.get("ro.serialno", ""))
     metrics = None
     if settings.metrics_port is not None:
         metrics = serve_metrics(settings.metrics_port, sensors.descriptions, execution.held)
-    server = AgentServer(AgentService(execution, identity, sensors.read), home.make_token())
-    address = settings.address or default_address(home.root, properties.get("ro.serialno", ""))
     try:
         port = await server.start(address)
     except RuntimeError:
@@ -111,11 +111,11 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
         print(f"metrics at http://127.0.0.1:{metrics.port}/metrics", flush=True)
 
     await stop.wait()
+    if metrics:
+        await asyncio.to_thread(metrics.stop)
     _log.info("stopping")
     home.withdraw()
     await server.refuse()
     ended = await execution.stop(settings.stop_s)
     await server.stop(1.0)
-    if metrics:
-        await asyncio.to_thread(metrics.stop)
     return ended

@@ -99,7 +99,7 @@ def passport(
 
 
 def provenance_of(execution: str) -> str:
-    """Whether sensors of such a device are read on hardware or come from a model."""
+    """Whether sensors of this kind of device are measured or modelled."""
     return MODELLED if execution in _EMULATED else MEASURED
 
 

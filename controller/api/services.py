@@ -20,16 +20,17 @@ from mobifarm.controller.store.read import Reader
 class Services:
     """The farm behind the API.
 
+    ``metrics`` gives Prometheus' text.
     ``open_reader`` opens a view of the store for one thread; ``authenticate`` tells the caller from an
-    ``authorization`` header; ``hosts`` gives the machines with phones, ``metrics`` Prometheus' text.
+    ``authorization`` header; ``hosts`` gives the machines with phones.
     """
 
+    metrics: Callable[[], Awaitable[bytes]] = field(kw_only=True)
     farm: Farm
     requests: FarmRequests
     open_reader: Callable[[], Reader]
     authenticate: Callable[[str], Caller | None]
     hosts: Callable[[], Sequence[HostView]] = tuple
-    metrics: Callable[[], Awaitable[bytes]] = field(kw_only=True)
 
 
 class Refused(Exception):

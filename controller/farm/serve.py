@@ -187,11 +187,8 @@ def serve(
         token = secrets.token_urlsafe(32)
         _write_secret(paths.api_token, token)
         url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"
-        reading, own_versions = partial(open_reader, paths), versions()
-
-        def hosts() -> list[HostView]:
-            return host_rows(farm.state, name, own_versions)
-
+        reading = partial(open_reader, paths)
+        hosts = partial(_hosts, farm, name, versions())
         metrics = FarmMetrics(farm, hosts=hosts, open_reader=reading, clock=time.time)
         app = create_app(
             Services(
@@ -216,6 +213,10 @@ def serve(
             description["join"] = "{}:{}".format(*outside.getsockname())
         stack.enter_context(_running_file(paths, description))
         asyncio.run(_run(farm, host, requests, servers, devices, lambda: announce(url), beside))
+
+
+def _hosts(farm: Farm, own_name: str, own_versions: Mapping[str, str]) -> Sequence[HostView]:
+    return host_rows(farm.state, own_name, own_versions)
 
 
 def _door(paths: FarmPaths, farm: Farm, own_name: str, ray_address: str, ray_token: str) -> Door:

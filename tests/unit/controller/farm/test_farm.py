@@ -168,20 +168,6 @@ async def test_trials_are_leased_and_their_results_stored(path: Path) -> None:
     assert results[0].result["passport"]["phone"]["serial"] == "serial of a"
 
 
-async def test_who_looks_on_is_told_of_every_stored_event_and_stops_nothing(path: Path) -> None:
-    host = ScriptedHost()
-    seen: list[object] = []
-
-    def broken(event: object) -> None:
-        raise ValueError("not the farm's fault")
-
-    async with running(path, host) as farm:
-        farm.watchers += [broken, seen.append]
-        added = DeviceAdded(1.0, "b", "b", "test")
-        await farm.apply(added)
-        assert added in seen
-
-
 async def test_dispatch_carries_the_trials_payload(path: Path) -> None:
     host = ScriptedHost()
     async with running(path, host) as farm:
@@ -427,6 +413,20 @@ async def test_a_host_that_does_not_begin_changes_nothing(path: Path) -> None:
         with pytest.raises(HostError):
             await farm.follow(Deaf(), HostJoined(1.0, "hub", "10.0.0.2", {}))
         assert not farm.state.hosts
+
+
+async def test_who_looks_on_is_told_of_every_stored_event_and_stops_nothing(path: Path) -> None:
+    host = ScriptedHost()
+    seen: list[object] = []
+
+    def broken(event: object) -> None:
+        raise ValueError("not the farm's fault")
+
+    async with running(path, host) as farm:
+        farm.watchers += [broken, seen.append]
+        added = DeviceAdded(1.0, "b", "b", "test")
+        await farm.apply(added)
+        assert added in seen
 
 
 async def test_a_phone_whose_host_is_away_is_refused_in_words(path: Path) -> None:
