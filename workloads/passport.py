@@ -59,7 +59,7 @@ def passport(
     """
     run = result.get("execution") or {}
     telemetry = result.get("telemetry") or {}
-    provenance = MODELLED if execution in _EMULATED else MEASURED
+    provenance = provenance_of(execution)
     ran, asked = run.get("settings_json"), payload.get("settings")
     units = {str(sensor["name"]): str(sensor["unit"]) for sensor in sensors}
 
@@ -96,6 +96,11 @@ def passport(
         },
         "energy": _energy(execution, telemetry),
     }
+
+
+def provenance_of(execution: str) -> str:
+    """Whether sensors of this kind of device are measured or modelled."""
+    return MODELLED if execution in _EMULATED else MEASURED
 
 
 def _phone(identity: Identity | None, properties: Mapping[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import typer
 
 from mobifarm import __version__
 from mobifarm.controller.cli import (
+    dashboards,
     demo,
     devices,
     doctor,
@@ -69,6 +70,7 @@ def _assemble() -> None:
     app.add_typer(edits.app, name="edits")
     app.add_typer(store.app, name="store")
     app.add_typer(tokens.app, name="tokens")
+    app.add_typer(dashboards.app, name="dashboards")
     app.command()(doctor.doctor)
     app.command()(demo.demo)
     for entry in sorted(entry_points(group="mobifarm.commands"), key=lambda entry: entry.name):

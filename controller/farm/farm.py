@@ -146,6 +146,7 @@ class Farm:
         self._change = asyncio.Event()
         self.state: FarmState = replay(store.load())
         self.live = LiveView()
+        self.watchers: list[Callable[[Event], None]] = []  # told of every event once it is on disk
         self.started = asyncio.Event()
 
     async def run(self) -> None:
@@ -240,6 +241,11 @@ class Farm:
         return replace(event, result=result)
 
     def _note(self, event: Event) -> None:
+        for watcher in self.watchers:
+            try:
+                watcher(event)
+            except Exception:  # whoever looks on must not stop the farm
+                logger.exception("a watcher of events failed on %r", event)
         match event:
             case DeviceLost() | DeviceReady():
                 self.live.drop(event.device_id)

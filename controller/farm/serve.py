@@ -36,11 +36,12 @@ from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.cluster import Cluster
 from mobifarm.controller.farm.door import DEFAULT_PORT, Door, door_tls
 from mobifarm.controller.farm.farm import Farm
-from mobifarm.controller.farm.hosts import host_rows, watch_hosts
+from mobifarm.controller.farm.hosts import HostView, host_rows, watch_hosts
 from mobifarm.controller.farm.ray_host import RayHost
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.farm.versions import versions
 from mobifarm.controller.host.phones import HostConfiguration
+from mobifarm.controller.metrics.farm_metrics import FarmMetrics
 from mobifarm.controller.paths import FarmPaths
 from mobifarm.controller.store.choose import open_reader, open_store
 from mobifarm.controller.transport.keys import ensure_key
@@ -179,13 +180,17 @@ def serve(
         token = secrets.token_urlsafe(32)
         _write_secret(paths.api_token, token)
         url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"
+        reading = partial(open_reader, paths)
+        hosts = partial(_hosts, farm, name, versions())
+        metrics = FarmMetrics(farm, hosts=hosts, open_reader=reading, clock=time.time)
         app = create_app(
             Services(
                 farm,
                 requests,
-                partial(open_reader, paths),
+                reading,
                 authenticator(token, TokenFile(paths.tokens)),
-                lambda: host_rows(farm.state, name, versions()),
+                hosts,
+                metrics=metrics.text,
             )
         )
         servers = [(_server(app), listeners[0])]
@@ -193,7 +198,7 @@ def serve(
             tls = {"ssl_certfile": public.certificate, "ssl_keyfile": public.key}
             servers += [(_server(app, **tls), listener) for listener in listeners[1:]]
         description = {"url": url, "scratch": [str(scratch), str(cluster.scratch)]}
-        beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        beside: list[Callable[[], Coroutine[Any, Any, None]]] = [metrics.run]
         if outside is not None:
             door = _door(paths, farm, name, cluster.address, ray_token.read_text())
             servers.append((_server(door.app(), **door_tls()), outside))
@@ -201,6 +206,10 @@ def serve(
             description["join"] = "{}:{}".format(*outside.getsockname())
         stack.enter_context(_running_file(paths, description))
         asyncio.run(_run(farm, host, requests, servers, devices, lambda: announce(url), beside))
+
+
+def _hosts(farm: Farm, own_name: str, own_versions: Mapping[str, str]) -> Sequence[HostView]:
+    return host_rows(farm.state, own_name, own_versions)
 
 
 def _door(paths: FarmPaths, farm: Farm, own_name: str, ray_address: str, ray_token: str) -> Door:

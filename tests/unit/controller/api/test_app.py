@@ -100,12 +100,29 @@ def client(requests: ScriptedRequests, farm: ScriptedFarm, tmp_path: Path) -> ht
         "Bearer submits": Caller("sam", Role.SUBMITTER),
         "Bearer runs": Caller("olga", Role.OPERATOR),
     }
-    services = Services(farm, requests, partial(StoreReader, tmp_path / "farm.sqlite"), people.get)  # type: ignore[arg-type]
+
+    async def metrics() -> bytes:
+        return b"mobifarm_device_up 1\n"
+
+    services = Services(
+        farm,  # type: ignore[arg-type]
+        requests,  # type: ignore[arg-type]
+        partial(StoreReader, tmp_path / "farm.sqlite"),
+        people.get,
+        metrics=metrics,
+    )
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=create_app(services)),
         base_url="http://farm",
         headers={"authorization": "Bearer secret"},
     )
+
+
+async def test_prometheus_needs_no_token(client: httpx.AsyncClient) -> None:
+    client.headers.pop("authorization")
+    answer = await client.get("/metrics")
+    assert answer.text == "mobifarm_device_up 1\n"
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
 JOB = {"spec": {"name": "n"}, "records": [{}], "user": "me"}

@@ -416,6 +416,20 @@ async def test_a_host_that_does_not_begin_changes_nothing(path: Path) -> None:
         assert not farm.state.hosts
 
 
+async def test_who_looks_on_is_told_of_every_stored_event_and_stops_nothing(path: Path) -> None:
+    host = ScriptedHost()
+    seen: list[object] = []
+
+    def broken(event: object) -> None:
+        raise ValueError("not the farm's fault")
+
+    async with running(path, host) as farm:
+        farm.watchers += [broken, seen.append]
+        added = DeviceAdded(1.0, "b", "b", "test")
+        await farm.apply(added)
+        assert added in seen
+
+
 async def test_a_phone_whose_host_is_away_is_refused_in_words(path: Path) -> None:
     hub = ScriptedHost()
     async with running(path, ScriptedHost()) as farm:
