@@ -64,7 +64,19 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--threads", type=_threads, help="processor threads of the editor (default: every processor)"
     )
+    serve.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="serve the agent's own Prometheus metrics on 127.0.0.1, 0 takes a free port (default: nowhere)",
+    )
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give 0 to 65535")
+    return int(text)
 
 
 def _address(text: str) -> str:
@@ -93,7 +105,13 @@ def _serve(options: argparse.Namespace) -> None:
 
         return ModelRunner(home.bundles, threads=options.threads or processors())
 
-    run_agent(options.home, runner, address=options.address, sys_root=options.sys_root)
+    run_agent(
+        options.home,
+        runner,
+        address=options.address,
+        sys_root=options.sys_root,
+        metrics_port=options.metrics_port,
+    )
 
 
 if __name__ == "__main__":

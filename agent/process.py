@@ -33,6 +33,7 @@ def run_agent(
     *,
     address: str | None,
     sys_root: Path = Path("/"),
+    metrics_port: int | None = None,
 ) -> None:
     """Serve in the folder ``root`` until SIGTERM or SIGINT; ends the process where an edit does not stop.
 
@@ -41,6 +42,7 @@ def run_agent(
         make_runner: called once the folder is taken; heavy imports belong there.
         address: where to listen; None takes an abstract socket named after the phone.
         sys_root: folder that holds ``sys`` and ``proc``.
+        metrics_port: of the agent's own metrics on loopback; None for none.
 
     Raises:
         HomeError, AddressError: it cannot run there.
@@ -56,7 +58,7 @@ def run_agent(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from mobifarm.agent.serving import Settings, serve
 
-    ended = asyncio.run(serve(home, Settings(address, sys_root, _STOP_S), make_runner(home)))
+    ended = asyncio.run(serve(home, Settings(address, sys_root, _STOP_S, metrics_port), make_runner(home)))
     home.release()
     logging.shutdown()
     if not ended:

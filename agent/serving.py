@@ -18,6 +18,7 @@ from mobifarm.agent.fence import Fence
 from mobifarm.agent.home import AgentHome, default_address
 from mobifarm.agent.journal import Journal
 from mobifarm.agent.kept import KeptEdits
+from mobifarm.agent.metrics import serve_metrics
 from mobifarm.agent.process import processors
 from mobifarm.agent.properties import read_properties
 from mobifarm.agent.runner import EditRunner
@@ -40,11 +41,13 @@ class Settings:
         address: where to listen; None takes an abstract socket named after the phone.
         sys_root: folder that holds ``sys`` and ``proc``.
         stop_s: how long a stop may wait for the running edit.
+        metrics_port: where on loopback the agent's own metrics are served; None for nowhere.
     """
 
     address: str | None
     sys_root: Path
     stop_s: float
+    metrics_port: int | None = None
 
 
 async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool:
@@ -58,6 +61,7 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
 
     Raises:
         AddressError: the address cannot be had.
+        MetricsError: see serve_metrics.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -84,6 +88,9 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
     )
     server = AgentServer(AgentService(execution, identity, sensors.read), home.make_token())
     address = settings.address or default_address(home.root, properties.get("ro.serialno", ""))
+    metrics = None
+    if settings.metrics_port is not None:
+        metrics = serve_metrics(settings.metrics_port, sensors.descriptions, execution.held)
     try:
         port = await server.start(address)
     except RuntimeError:
@@ -100,8 +107,12 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
     )
     _log.info("version %s listens on %s", mobifarm.__version__, address)
     print(f"listening on {address}", flush=True)
+    if metrics:
+        print(f"metrics at http://127.0.0.1:{metrics.port}/metrics", flush=True)
 
     await stop.wait()
+    if metrics:
+        await asyncio.to_thread(metrics.stop)
     _log.info("stopping")
     home.withdraw()
     await server.refuse()

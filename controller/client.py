@@ -79,6 +79,9 @@ class FarmClient:
     def get(self, path: str) -> Any:
         return self._request("GET", path).json()
 
+    def text(self, path: str) -> str:
+        return self._request("GET", path).text
+
     def post(self, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = DEADLINE_S) -> Any:
         return self._request("POST", path, body, timeout_s).json()
 
@@ -270,6 +273,11 @@ class Client:
         except ImportError:
             raise UserError("frame() needs pandas: `pip install pandas`, or use results()") from None
         return pandas.DataFrame(self.summary(job_id)["edits"])
+
+    def report(self, job_id: str, *, compare: str | None = None) -> str:
+        """The job's report as one HTML page; ``compare`` is another job that is set against it."""
+        query = f"?compare={quote(compare, safe='')}" if compare else ""
+        return self._farm.text(f"/api/v1/jobs/{quote(job_id, safe='')}/report{query}")
 
     def _document(self, job_id: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self._farm.get(f"/api/v1/jobs/{quote(job_id, safe='')}/results")

@@ -58,6 +58,11 @@ class FarmPaths:
         return self.home / "virtual"
 
     @property
+    def telemetry(self) -> Path:
+        """Folder of the raw samples: JOB/ATTEMPT.parquet."""
+        return self.home / "telemetry"
+
+    @property
     def log(self) -> Path:
         return self.home / "farm.log"
 

@@ -25,6 +25,8 @@ COMMANDS = (
     "resume",
     "fill_disk",
     "free_disk",
+    "heat_up",
+    "cool_down",
     "power_off",
     "power_on",
     "reboot",
@@ -171,6 +173,14 @@ class PhoneControl:
     def free_disk(self) -> None:
         """End a full disk."""
         self.request("free_disk")
+
+    def heat_up(self) -> None:
+        """It has lain in the sun; the sensors show it within a second."""
+        self.request("heat_up")
+
+    def cool_down(self) -> None:
+        """It is as warm as the air again."""
+        self.request("cool_down")
 
     def power_off(self) -> None:
         """Kill all of the phone's processes."""

@@ -21,6 +21,7 @@ from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants, is_s
 from mobifarm.simulator.machine import Folders, Machine
 from mobifarm.simulator.profile import Profile
 from mobifarm.simulator.sensors.board import SensorBoard
+from mobifarm.simulator.sensors.model import AMBIENT_CELSIUS
 from mobifarm.simulator.tcp_port import Port, PortError, TcpPort
 from mobifarm.simulator.usb_port import UsbIdentity, UsbPort
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 Authorisation = Literal["accept", "ask", "deny"]
 AUTHORISATIONS: tuple[Authorisation, ...] = ("accept", "ask", "deny")
+
+HOT_CELSIUS = 60.0
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
@@ -176,6 +179,14 @@ class Phone:
     def free_disk(self) -> None:
         """End a full disk."""
         self._limit_files(resource.RLIM_INFINITY)
+
+    def heat_up(self) -> None:
+        """It has lain in the sun: die and body are hot, and lose their heat as slowly as ever."""
+        self.sensors.set_temperature(HOT_CELSIUS)
+
+    def cool_down(self) -> None:
+        """It has lain in the air for hours."""
+        self.sensors.set_temperature(AMBIENT_CELSIUS)
 
     def _limit_files(self, limit_bytes: int) -> None:
         if not self.powered:

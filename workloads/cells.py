@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mobifarm.workloads.passport import MEASURED, MODELLED, is_modelled
+from mobifarm.workloads.passport import provenance_of
 from mobifarm.workloads.summary import EditRow, Estimate, mean_with_interval
 
 FINISHED: Final = ("converged", "step_limit")
@@ -84,6 +84,6 @@ def _cell(rows: Sequence[EditRow], passports: Mapping[str, Mapping[str, Any]], *
         loss_evaluations=of(lambda row: row.loss_evaluations),
         seconds=of(lambda row: row.edit_s),
         joules=joules,
-        joules_provenance=None if joules is None else MODELLED if is_modelled(execution) else MEASURED,
+        joules_provenance=None if joules is None else provenance_of(execution),
         joules_reason="" if joules else "; ".join(filter(None, reasons)) or "no edit ran to its end",
     )

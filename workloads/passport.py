@@ -31,11 +31,6 @@ class Identity(Protocol):
     def fingerprint(self) -> str: ...
 
 
-def is_modelled(execution: str) -> bool:
-    """Whether sensors of this kind of phone come from a model and not from hardware."""
-    return execution in _EMULATED
-
-
 def passport(
     *,
     identity: Identity | None,
@@ -64,7 +59,7 @@ def passport(
     """
     run = result.get("execution") or {}
     telemetry = result.get("telemetry") or {}
-    provenance = MODELLED if is_modelled(execution) else MEASURED
+    provenance = provenance_of(execution)
     ran, asked = run.get("settings_json"), payload.get("settings")
     units = {str(sensor["name"]): str(sensor["unit"]) for sensor in sensors}
 
@@ -101,6 +96,11 @@ def passport(
         },
         "energy": _energy(execution, telemetry),
     }
+
+
+def provenance_of(execution: str) -> str:
+    """Whether sensors of this kind of device are measured or modelled."""
+    return MODELLED if execution in _EMULATED else MEASURED
 
 
 def _phone(identity: Identity | None, properties: Mapping[str, str]) -> dict[str, Any]:

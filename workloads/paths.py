@@ -16,3 +16,8 @@ def cache_directory(environment: Mapping[str, str] = os.environ) -> Path:
 def bundles_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """Built model bundles, one folder per name."""
     return cache_directory(environment) / "bundles"
+
+
+def fetched_bundles_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """Bundles that a host had from its farm, one folder per hash."""
+    return cache_directory(environment) / "fetched-bundles"

@@ -32,6 +32,7 @@ SIZE_LIMIT_BYTES: Final = 256 * 2**10
 SEED_LIMIT: Final = 2**53 - 1
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+LongText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+ -]*$", max_length=80)
 ]
@@ -145,6 +146,7 @@ class EvaluationSpec(_Part):
     """
 
     name: Name
+    description: LongText | None = None
     model: Text
     dataset: DatasetSpec
     methods: Annotated[list[MethodSpec], Field(min_length=1, max_length=100)]

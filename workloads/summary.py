@@ -218,7 +218,7 @@ def summarise(trials: Sequence[TrialRecord], attempts: Iterable[StoredAttempt]) 
     return Summary(
         unedited=_unedited_row(with_result),
         methods=tuple(
-            _method_row(*group, [row for row in with_result if (row.method, row.execution or "") == group])
+            method_row(*group, [row for row in with_result if (row.method, row.execution or "") == group])
             for group in groups
         ),
         phones=tuple(row for row in devices if row.execution != COMPUTER),
@@ -281,7 +281,8 @@ def _edit_row(trial: TrialRecord, attempts: int) -> EditRow:
     )
 
 
-def _method_row(label: str, execution: str, rows: Sequence[EditRow]) -> MethodRow:
+def method_row(label: str, execution: str, rows: Sequence[EditRow]) -> MethodRow:
+    """The line of these edits, which have results, whether all of a method or those of one phone."""
     statuses = Counter(row.status for row in rows)
     finished = statuses["converged"] + statuses["step_limit"]
     costs = [row for row in rows if row.status in _FINISHED]
@@ -336,8 +337,11 @@ def mean_with_interval(values: Sequence[tuple[str, float | None]]) -> Estimate |
     if centre is None:
         return None
     records = [record for record, _ in known]
-    if set(numbers) <= {0.0, 1.0} and len(set(records)) == len(records):
-        interval = wilson_interval(sum(value == 1.0 for value in numbers), len(numbers))
+    # Right or wrong per record, the same in all its repeats: resampling says nothing where all are right.
+    by_record = dict(zip(records, numbers, strict=True))
+    agree = all(by_record[record] == value for record, value in known)
+    if set(numbers) <= {0.0, 1.0} and agree and len(set(Counter(records).values())) == 1:
+        interval = wilson_interval(sum(value == 1.0 for value in by_record.values()), len(by_record))
     else:
         generator = np.random.default_rng(_RANDOM_SEED)
         interval = bootstrap_mean_interval(numbers, generator, clusters=records)

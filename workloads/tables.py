@@ -1,9 +1,7 @@
-"""A summary as tables for the terminal, and its edits as CSV."""
+"""A summary as tables for the terminal, and the columns that its edits are exported in."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -165,26 +163,15 @@ CSV_COLUMNS: tuple[str, ...] = (
 )
 
 
-def to_csv(summary: Summary) -> str:
-    """One line per edit (RFC 4180) under a line of names; an empty cell is not measured."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows([_csv_cell(row, column) for column in CSV_COLUMNS] for row in summary.edits)
-    return text.getvalue()
-
-
-def _csv_cell(row: EditRow, column: str) -> object:
+def edit_value(row: EditRow, column: str) -> str | float | None:
+    """What a row has in one of the columns above; None is not measured."""
     name, _, moment = column.rpartition("_")
     if name in Quality.__dataclass_fields__:
         found = row.quality_before if moment == "before" else row.quality
-        value = None if found is None else getattr(found, name)
-    else:
-        value = getattr(row, column)
-    if value is None:
-        return ""
-    # Text of a phone must not become a formula where the file is opened in a spreadsheet.
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+        value: str | float | None = None if found is None else getattr(found, name)
+        return value
+    value = getattr(row, column)
+    return value
 
 
 _MEASURES: tuple[str, ...] = (

@@ -17,7 +17,6 @@ from mobifarm.controller.api.services import Farmhouse, Services, Viewer
 from mobifarm.controller.core.events import Event, encode
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.farm.hosts import HostView
-from mobifarm.controller.farm.metrics import render_metrics
 
 router = APIRouter(tags=["farm"])
 
@@ -34,8 +33,7 @@ async def health() -> Health:
 @router.get("/metrics", response_class=Response)
 async def metrics(farm: Farmhouse) -> Response:
     """For Prometheus; no token needed."""
-    text = render_metrics(farm.farm.state, farm.farm.live)
-    return Response(text, media_type="text/plain; version=0.0.4")
+    return Response(await farm.metrics(), media_type="text/plain; version=0.0.4")
 
 
 @router.get("/api/v1/whoami")

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from mobifarm.controller.api.access import Role
 from mobifarm.controller.api.bodies import Cancelled, JsonObject, Submission, Submitted
 from mobifarm.controller.api.services import Farmhouse, Refused, Submitter, Viewer
 from mobifarm.controller.core.views import AttemptView, JobView, TrialView
 from mobifarm.controller.core.why import Why
-from mobifarm.controller.results import job_results
+from mobifarm.controller.results import job_comparability, job_report, job_results
 from mobifarm.workloads.cells import Cell, cells
-from mobifarm.workloads.tables import to_csv
+from mobifarm.workloads.comparability import Comparability
+from mobifarm.workloads.exports import to_csv
+from mobifarm.workloads.report.page import CONTENT_SECURITY_POLICY
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 
@@ -72,7 +74,28 @@ def results(job_id: str, farm: Farmhouse, _: Viewer) -> JSONResponse:
 def results_csv(job_id: str, farm: Farmhouse, _: Viewer) -> PlainTextResponse:
     """One line per edit."""
     with farm.open_reader() as reader:
-        return PlainTextResponse(to_csv(job_results(reader, job_id).summary), media_type="text/csv")
+        found = job_results(reader, job_id)
+        return PlainTextResponse(to_csv(found.summary, found.trials), media_type="text/csv")
+
+
+@router.get("/{job_id}/report", response_class=HTMLResponse)
+def report(job_id: str, farm: Farmhouse, _: Viewer, compare: str | None = None) -> HTMLResponse:
+    """The job's report, one HTML page that stands alone; ``compare=JOB`` sets another job against it."""
+    with farm.open_reader() as reader:
+        page = job_report(reader, job_id, compare)
+    headers = {
+        "content-security-policy": f"{CONTENT_SECURITY_POLICY}; frame-ancestors 'none'",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+    }
+    return HTMLResponse(page, headers=headers)
+
+
+@router.get("/{job_id}/comparability/{other_id}")
+def comparability(job_id: str, other_id: str, farm: Farmhouse, _: Viewer) -> Comparability:
+    """Whether the other job's results may be subtracted from this one's, why not, and what comes out."""
+    with farm.open_reader() as reader:
+        return job_comparability(reader, job_id, other_id)
 
 
 @router.get("/{job_id}/cells", response_model=list[Cell])

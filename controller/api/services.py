@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -22,10 +22,12 @@ from mobifarm.controller.store.read import Reader
 class Services:
     """The farm behind the API.
 
+    ``metrics`` gives Prometheus' text.
     ``open_reader`` opens a view of the store for one thread; ``authenticate`` tells the caller from an
     ``authorization`` header; ``hosts`` gives the machines with phones, ``clock`` unix seconds.
     """
 
+    metrics: Callable[[], Awaitable[bytes]] = field(kw_only=True)
     farm: Farm
     requests: FarmRequests
     open_reader: Callable[[], Reader]

@@ -205,13 +205,24 @@ def _joined(*texts: str) -> str:
 def _table(rows: list[DeviceView], live: Mapping[str, Any]) -> Table:
     return table(
         "Devices",
-        ("device", "model", "serial", "host", "state", "since", "ready after", "what it does or needs"),
+        (
+            "device",
+            "model",
+            "serial",
+            "host",
+            "tags",
+            "state",
+            "since",
+            "ready after",
+            "what it does or needs",
+        ),
         [
             (
                 row.device_id,
                 row.model or "–",
                 row.serial or "–",
                 row.host or "–",
+                ", ".join(row.tags or ()) or "–",
                 row.state,
                 ago(row.changed_at),
                 "–" if row.ready_after_s is None else f"{row.ready_after_s:.1f} s",

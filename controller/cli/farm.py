@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mobifarm.controller.discovery.settings import DiscoverySettings
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.paths import farm_paths
 
@@ -17,6 +18,24 @@ DEFAULT_ADB_SERVER = ("127.0.0.1", 5037)
 Home = Annotated[
     Path | None,
     typer.Option("--home", help="The farm's folder; $MOBIFARM_HOME or ~/.local/state/mobifarm by default."),
+]
+
+# Options of both `up` and `join`: where this machine looks for phones, and what may be done to them.
+Usb = Annotated[
+    bool, typer.Option("--usb/--no-usb", help="Add phones that are plugged in over USB by themselves.")
+]
+AdbServer = Annotated[
+    bool,
+    typer.Option(
+        "--adb-server", help="Reach phones through the adb server that runs here, not over USB itself."
+    ),
+]
+AdbServerAt = Annotated[
+    str | None,
+    typer.Option("--adb-server-at", metavar="HOST:PORT", help="Like --adb-server, for one elsewhere."),
+]
+AllowReboot = Annotated[
+    bool, typer.Option("--allow-reboot", help="Reboot a phone in trouble that nothing else helps.")
 ]
 
 
@@ -48,25 +67,13 @@ def up(
     attempt_limit: Annotated[
         float, typer.Option(help="Seconds that one attempt may take; the queue does not count.")
     ] = 900.0,
-    usb: Annotated[
-        bool, typer.Option("--usb/--no-usb", help="Add phones that are plugged in over USB by themselves.")
-    ] = True,
-    adb_server: Annotated[
-        bool,
-        typer.Option(
-            "--adb-server", help="Reach phones through the adb server that runs here, not over USB itself."
-        ),
-    ] = False,
-    adb_server_at: Annotated[
-        str | None,
-        typer.Option("--adb-server-at", metavar="HOST:PORT", help="Like --adb-server, for one elsewhere."),
-    ] = None,
+    usb: Usb = True,
+    adb_server: AdbServer = False,
+    adb_server_at: AdbServerAt = None,
     policy: Annotated[
         str, typer.Option(help="Who goes first: fifo, fair-share, shortest-queue or thermal.")
     ] = "fifo",
-    allow_reboot: Annotated[
-        bool, typer.Option("--allow-reboot", help="Reboot a phone in trouble that nothing else helps.")
-    ] = False,
+    allow_reboot: AllowReboot = False,
     accept_hosts: Annotated[
         str | None,
         typer.Option(
@@ -83,7 +90,7 @@ def up(
     ] = None,
 ) -> None:
     """Start the farm and stay in the foreground; Ctrl-C stops it, and `up` again takes up where it was."""
-    server = parse_adb_server(adb_server_at) if adb_server_at else DEFAULT_ADB_SERVER if adb_server else None
+    discovery = discovery_settings(usb, adb_server, adb_server_at)
     paths = farm_paths(home)
     logging.basicConfig(
         filename=paths.log, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -91,7 +98,7 @@ def up(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from mobifarm.controller.core.due import LeaseSettings
     from mobifarm.controller.core.policies import policy_named
-    from mobifarm.controller.farm.serve import DiscoverySettings, public_address, serve
+    from mobifarm.controller.farm.serve import public_address, serve
 
     public = public_address(bind, certificate, key, without_tls)
 
@@ -106,7 +113,7 @@ def up(
         policy=policy,
         allow_reboot=allow_reboot,
         announce=_announce,
-        discovery=DiscoverySettings(usb=usb, adb_server=server),
+        discovery=discovery,
         accept_hosts=accept_hosts,
         store_url=store,
     )
@@ -124,6 +131,12 @@ def _announce(url: str, key: str) -> None:
         typer.echo("(opens once; `mobifarm page` prints a new address)")
     else:
         typer.echo("`mobifarm page` prints the address of the live page")
+
+
+def discovery_settings(usb: bool, adb_server: bool, adb_server_at: str | None) -> DiscoverySettings:
+    """What the options say about where to look for phones. Raises UserError."""
+    server = parse_adb_server(adb_server_at) if adb_server_at else DEFAULT_ADB_SERVER if adb_server else None
+    return DiscoverySettings(usb=usb, adb_server=server)
 
 
 def parse_adb_server(text: str) -> tuple[str, int]:

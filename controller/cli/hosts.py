@@ -11,7 +11,14 @@ from typing import Annotated
 
 import typer
 
-from mobifarm.controller.cli.farm import Home
+from mobifarm.controller.cli.farm import (
+    AdbServer,
+    AdbServerAt,
+    AllowReboot,
+    Home,
+    Usb,
+    discovery_settings,
+)
 from mobifarm.controller.cli.output import ago, console, print_json, table
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.errors import UserError
@@ -29,9 +36,14 @@ def join(
     name: Annotated[
         str, typer.Option(help="What this host is called in the farm; the machine's name by default.")
     ] = "",
+    usb: Usb = True,
+    adb_server: AdbServer = False,
+    adb_server_at: AdbServerAt = None,
+    allow_reboot: AllowReboot = False,
     home: Home = None,
 ) -> None:
     """Lend this machine's phones to a farm elsewhere and stay in the foreground; Ctrl-C takes them back."""
+    discovery = discovery_settings(usb, adb_server, adb_server_at)
     paths = farm_paths(home)
     token_path = token_file or paths.join_token
     try:
@@ -50,7 +62,16 @@ def join(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    join_farm(paths, head, token, name or socket.gethostname(), typer.echo, stop)
+    join_farm(
+        paths,
+        head,
+        token,
+        name or socket.gethostname(),
+        discovery=discovery,
+        allow_reboot=allow_reboot,
+        announce=typer.echo,
+        stop=stop,
+    )
 
 
 def hosts(

@@ -12,7 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mobifarm.controller.cli.farm import Home
 from mobifarm.controller.cli.output import ago, console, print_json, progress_console, table
-from mobifarm.controller.cli.results import Attempts, ResultFormat, print_results
+from mobifarm.controller.cli.results import (
+    Attempts,
+    ResultFormat,
+    copy_telemetry,
+    print_results,
+    write_results,
+)
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.core.views import JobView
 from mobifarm.controller.errors import FarmError, UserError
@@ -142,17 +148,35 @@ def jobs(
 def results(
     job_id: str,
     home: Home = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything, passports included.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per edit.")] = False,
+    chosen: Annotated[
+        ResultFormat, typer.Option("--format", help="CSV and Parquet have a row per edit with its passport.")
+    ] = ResultFormat.TABLE,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Everything, passports included: --format json.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One line per edit: --format csv.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it to this file.")] = None,
+    telemetry: Annotated[
+        Path | None, typer.Option(help="Copy the raw samples, a Parquet file per attempt, into this folder.")
+    ] = None,
     attempts: Annotated[
         Attempts, typer.Option(help="Which attempts to list, with the device each ran on.")
     ] = Attempts.RETRIED,
 ) -> None:
     """Show a job's results so far; works while the farm runs and when it does not."""
-    if as_json and as_csv:
-        raise UserError("choose one of --json and --csv")
-    chosen = ResultFormat.JSON if as_json else ResultFormat.CSV if as_csv else ResultFormat.TABLE
-    print_results(farm_paths(home), job_id, chosen, attempts)
+    asked = {ResultFormat.JSON: as_json, ResultFormat.CSV: as_csv, chosen: chosen is not ResultFormat.TABLE}
+    wanted = [each for each, whether in asked.items() if whether]
+    if len(wanted) > 1:
+        raise UserError("choose one of --format, --json and --csv")
+    chosen = wanted[0] if wanted else ResultFormat.TABLE
+    paths = farm_paths(home)
+    if telemetry is not None:
+        number = copy_telemetry(paths, job_id, telemetry)
+        typer.echo(f"{number} files of raw samples in {telemetry}", err=True)
+    if output is not None:
+        write_results(paths, job_id, chosen, output)
+    elif telemetry is None or wanted:
+        print_results(paths, job_id, chosen, attempts)
 
 
 def cancel(job_id: str, home: Home = None) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from mobifarm import __version__
 from mobifarm.controller.cli import (
+    dashboards,
     demo,
     devices,
     doctor,
@@ -23,6 +24,8 @@ from mobifarm.controller.cli import (
     jobs,
     page,
     replay,
+    report,
+    store,
     tokens,
     top,
     why,
@@ -63,12 +66,15 @@ def _assemble() -> None:
     app.command()(jobs.run)
     app.command()(jobs.jobs)
     app.command()(jobs.results)
+    app.command()(report.report)
     app.command()(jobs.cancel)
     app.command()(why.why)
     app.command()(replay.replay)
     app.add_typer(devices.app, name="devices")
     app.add_typer(edits.app, name="edits")
+    app.add_typer(store.app, name="store")
     app.add_typer(tokens.app, name="tokens")
+    app.add_typer(dashboards.app, name="dashboards")
     app.command()(doctor.doctor)
     app.command()(demo.demo)
     for entry in sorted(entry_points(group="mobifarm.commands"), key=lambda entry: entry.name):
@@ -85,7 +91,7 @@ def main() -> None:
         print(printable(f"error: {message}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except WorkloadInputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from rich.text import Text
 from mobifarm.workloads.plain_text import printable
 
 PIPE_COLUMNS = 140
+# Control characters that JSON lets pass, and halves of a character, which no output in UTF-8 can hold.
+_LATER_CONTROLS = re.compile("[\x7f-\x9f\ud800-\udfff]")
 
 
 # The one console on stderr: what is said while a progress bar is shown must pass through the bar's own.
@@ -26,7 +29,13 @@ progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def print_json(value: Any) -> None:
     """Print dataclasses, mappings and sequences as indented JSON."""
-    typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    typer.echo(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON that a terminal does not obey: JSON escapes C0 controls by itself, DEL and C1 here."""
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False)
+    return _LATER_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +19,11 @@ from mobifarm.controller.core.policies import POLICIES, policy_named
 from mobifarm.controller.core.rerun import decisions, rerun
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay as replay_events
-from mobifarm.controller.core.views import attempt_view, device_view, job_view, trial_view
+from mobifarm.controller.core.views import DeviceView, attempt_view, device_view, job_view, trial_view
 from mobifarm.controller.errors import Bug, UserError
 from mobifarm.controller.paths import farm_paths
 from mobifarm.controller.store.read import StoreReader
+from mobifarm.workloads.plain_text import printable
 
 DIFFERENCES_SHOWN = 10
 ASSUMPTIONS = (
@@ -158,7 +159,7 @@ def _check(reader: StoreReader, state: FarmState, events: Sequence[Event], as_js
         print_json({**answer, "decisions": rounds, "decided_the_same": same})
     else:
         for difference in differences[:DIFFERENCES_SHOWN]:
-            typer.echo(f"differs: {difference}")
+            typer.echo(printable(f"differs: {difference}"))
         verdict = "does not lead" if differences else "leads exactly"
         typer.echo(f"the log of {len(events)} events {verdict} to the recorded state")
         if rounds:
@@ -181,6 +182,10 @@ def _differences(reader: StoreReader, state: FarmState) -> Iterator[str]:
         **{("trial", name): trial_view(state, name) for name in state.trials},
         **{("attempt", name): attempt_view(state, name) for name in state.attempts},
     }
+    for key, view in recorded.items():
+        known = replayed.get(key)
+        if isinstance(view, DeviceView) and isinstance(known, DeviceView) and view.tags is None:
+            recorded[key] = replace(view, tags=known.tags)
     for key in sorted(recorded.keys() | replayed.keys()):
         if recorded.get(key) != replayed.get(key):
             yield f"{' '.join(key)}: recorded {recorded.get(key)}, replayed {replayed.get(key)}"

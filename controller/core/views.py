@@ -91,6 +91,7 @@ class DeviceView:
     attempt_id: str | None
     trial_id: str | None
     ready_after_s: float | None = None  # from plugging in to ready; None where that was not seen
+    tags: tuple[str, ...] | None = None  # None where an earlier version wrote the row
 
 
 def job_view(state: FarmState, job_id: str) -> JobView:
@@ -185,6 +186,7 @@ def device_view(state: FarmState, device_id: str) -> DeviceView:
         attempt_id=device.attempt_id,
         trial_id=None if lease is None else lease.trial_id,
         ready_after_s=device.ready_after_s,
+        tags=device.tags,
     )
 
 

@@ -2,13 +2,15 @@
 
     POST /join    {"name": …, "versions": {…}} → {"session", "join_id", "ray_address", "ray_token"}
     GET  /join    → {"session"}: whether it is still the same run of the farm
+    GET  /bundles/HASH/FILE?model=NAME → a file of a model bundle, also a part of it (Range)
 
-Both want ``authorization: Bearer TOKEN`` with the farm's join token. Whatever is refused is refused before
+All want ``authorization: Bearer TOKEN`` with the farm's join token. Whatever is refused is refused before
 Ray or anything else starts on the other machine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import os
@@ -17,20 +19,24 @@ import secrets
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.versions import mismatch
+from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.models.catalogue import MANIFEST, bundle_files, find_bundle
 
 DEFAULT_PORT: Final = 7650
 BODY_LIMIT_BYTES: Final = 16_384
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")  # what a label of Ray may be
 STILL_JOINED: Final = 423
+NO_BUNDLE: Final = 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class Door:
             routes=[
                 Route("/join", self._guarded(self._ask), methods=["POST"]),
                 Route("/join", self._guarded(self._look), methods=["GET"]),
+                Route("/bundles/{bundle_hash}/{file}", self._guarded(_send_bundle_file), methods=["GET"]),
             ]
         )
 
@@ -115,6 +122,23 @@ class Door:
         admission = Admission(secrets.token_hex(8), {key: str(versions[key]) for key in self._versions})
         self.admissions[name] = admission
         return JSONResponse({"session": self._session, "join_id": admission.join_id, **self._ray})
+
+
+async def _send_bundle_file(request: Request) -> Response:
+    model = request.query_params.get("model", "")
+    name: str = request.path_params["file"]
+
+    def find() -> Path:
+        bundle_hash = request.path_params["bundle_hash"]
+        folder = find_bundle(model, bundle_hash)
+        if name != MANIFEST and name not in bundle_files(folder, bundle_hash):
+            raise WorkloadInputError(f"the model bundle {model} has no file {name}")
+        return folder / name
+
+    try:
+        return FileResponse(await asyncio.to_thread(find))
+    except WorkloadInputError as error:
+        return _refusal(NO_BUNDLE, f"on the farm's machine {error}")
 
 
 def _refusal(status: int, message: str) -> Response:

@@ -11,7 +11,6 @@ before its event is on disk. A farm that is killed at any point resumes from the
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +33,6 @@ from mobifarm.controller.core.events import (
     JobCancelled,
     LeaseExpired,
     LeaseGranted,
-    encode,
 )
 from mobifarm.controller.core.holds import holds
 from mobifarm.controller.core.policies.base import Policy
@@ -55,6 +53,7 @@ from mobifarm.controller.host.reports import (
     TransferProgress,
 )
 from mobifarm.controller.provisioning.removal import Removal
+from mobifarm.controller.store.projection import Record, record
 from mobifarm.controller.store.protocol import Store
 from mobifarm.workloads.passport import passport
 
@@ -66,7 +65,7 @@ HOST_RETRY_S = 1.0
 Order = tuple[str, str, *tuple[Any, ...]]
 """``dispatch``, ``cancel``, ``acknowledge`` or ``check_health``, the phone, and the other arguments."""
 
-ORDERS_LIMIT = 200  # per call: each dispatch carries a trial's payload
+ORDERS_LIMIT = 50  # per call: the first phones begin while the orders of the next are on their way
 
 
 class HostForgot(HostError):
@@ -149,16 +148,24 @@ class Farm:
         self._change = asyncio.Event()
         self.state: FarmState = replay(store.load())
         self.live = LiveView()
+        self.watchers: list[Callable[[Event], None]] = []  # told of every event once it is on disk
         self.started = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until cancelled: take up where the log ends, then follow reports, timers and the policy."""
+        """Run until cancelled: take up where the log ends, then follow reports, timers and the policy.
+
+        Raises:
+            HostError: the store cannot be written any more; nothing was done that is not in it.
+        """
         await self.apply(ControllerStarted(self._clock(), self._store.epoch, self.policy.name))
         self.started.set()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._carry_out(self._here))
-            tasks.create_task(self._listen())
-            tasks.create_task(self._schedule())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._carry_out(self._here))
+                tasks.create_task(self._listen())
+                tasks.create_task(self._schedule())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group  # when the store fails, several loops say the same
 
     async def apply(self, *events: Event) -> None:
         """Step, make durable, then queue the commands. Returns when the events are on disk.
@@ -176,27 +183,28 @@ class Farm:
     async def _apply(self, events: Sequence[Event]) -> tuple[int, Bug | None]:
         """How many events were applied, and why the next one does not fit."""
         commands: list[Command] = []
-        applied: list[Event] = []
+        applied: list[Record] = []
         misfit: Bug | None = None
         for event in events:
-            complete = self._with_passport(event)
             try:
-                self.state, more = step(self.state, complete)
+                ready = record(self._with_passport(event))  # first: what cannot be stored must not be stepped
+                self.state, more = step(self.state, ready.event)
             except Bug as error:
                 misfit = error
                 break
-            applied.append(complete)
+            applied.append(ready)
             commands += more
             if self._paranoid:
                 check(self.state)
+        # The policy may look at once: its leases stand behind these events in the log, so they wait for them.
+        self._news.set()
         if applied:
-            await asyncio.wrap_future(self._store.append(applied))
-        for event in applied:
-            self._note(event)
+            await asyncio.wrap_future(self._store.append_records(applied))
+        for ready in applied:
+            self._note(ready.event)
         for command in commands:
             if connection := self._connection(command.device_id):
                 connection.commands.put_nowait(command)
-        self._news.set()
         change, self._change = self._change, asyncio.Event()
         change.set()
         return len(applied), misfit
@@ -235,6 +243,11 @@ class Farm:
         return replace(event, result=result)
 
     def _note(self, event: Event) -> None:
+        for watcher in self.watchers:
+            try:
+                watcher(event)
+            except Exception:  # whoever looks on must not stop the farm
+                logger.exception("a watcher of events failed on %r", event)
         match event:
             case DeviceLost() | DeviceReady():
                 self.live.drop(event.device_id)
@@ -372,7 +385,7 @@ class Farm:
                         durable.append(
                             DeviceAdded(report.at, device_id, report.address, report.source, joined_host)
                         )
-                case _ if self._concerns(report) and _is_storable(report):
+                case _ if self._concerns(report):
                     durable.append(report)
         while durable:
             applied, misfit = await self._apply(durable)
@@ -463,13 +476,3 @@ class Farm:
                 return "acknowledge", device_id, attempt_id
             case CheckHealth(device_id, check_id, fencing_token):
                 return "check_health", device_id, check_id, fencing_token
-
-
-def _is_storable(event: Event) -> bool:
-    """Whether the log can hold what came from a phone: it takes JSON without NaN, in valid UTF-8."""
-    try:
-        json.dumps(encode(event), allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError):
-        logger.exception("a report that cannot be stored was dropped: %r", event)
-        return False
-    return True

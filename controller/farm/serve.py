@@ -32,6 +32,7 @@ from mobifarm.controller.api.sessions import Sessions
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.policies import policy_named
 from mobifarm.controller.core.state import HostState
+from mobifarm.controller.discovery.settings import DiscoverySettings
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.farm.cluster import Cluster
 from mobifarm.controller.farm.door import DEFAULT_PORT, Door, door_tls
@@ -41,6 +42,7 @@ from mobifarm.controller.farm.ray_host import RayHost
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.farm.versions import versions
 from mobifarm.controller.host.phones import HostConfiguration
+from mobifarm.controller.metrics.farm_metrics import FarmMetrics
 from mobifarm.controller.paths import FarmPaths
 from mobifarm.controller.store.choose import open_reader, open_store
 from mobifarm.controller.transport.keys import ensure_key
@@ -95,14 +97,6 @@ def public_address(
     return PublicAddress(host, int(port), certificate, key)
 
 
-@dataclass(frozen=True, slots=True)
-class DiscoverySettings:
-    """``usb``: look on this machine's buses. ``adb_server``: (host, port) of the one that owns the phones."""
-
-    usb: bool = True
-    adb_server: tuple[str, int] | None = None
-
-
 def identifier(prefix: str) -> str:
     """A new id, e.g. ``job-5f3a9c1e``."""
     return f"{prefix}-{secrets.token_hex(4)}"
@@ -118,7 +112,7 @@ def serve(
     policy: str,
     allow_reboot: bool = False,
     announce: Callable[[str, str], None],
-    discovery: DiscoverySettings = DiscoverySettings(),
+    discovery: DiscoverySettings,
     accept_hosts: str | None = None,
     store_url: str | None = None,
 ) -> None:
@@ -187,13 +181,17 @@ def serve(
         token = secrets.token_urlsafe(32)
         _write_secret(paths.api_token, token)
         url = f"http://127.0.0.1:{listeners[0].getsockname()[1]}"
+        reading = partial(open_reader, paths)
+        hosts = partial(_hosts, farm, name, versions())
+        metrics = FarmMetrics(farm, hosts=hosts, open_reader=reading, clock=time.time)
         app = create_app(
             Services(
                 farm,
                 requests,
-                partial(open_reader, paths),
+                reading,
                 authenticator(token, TokenFile(paths.tokens)),
-                partial(_hosts, farm, name, versions()),
+                hosts,
+                metrics=metrics.text,
             )
         )
         servers = [(_server(app), listeners[0])]
@@ -201,7 +199,7 @@ def serve(
             tls = {"ssl_certfile": public.certificate, "ssl_keyfile": public.key}
             servers += [(_server(app, **tls), listener) for listener in listeners[1:]]
         description = {"url": url, "scratch": [str(scratch), str(cluster.scratch)]}
-        beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        beside: list[Callable[[], Coroutine[Any, Any, None]]] = [metrics.run]
         if outside is not None:
             door = _door(paths, farm, name, cluster.address, ray_token.read_text())
             servers.append((_server(door.app(), **door_tls()), outside))

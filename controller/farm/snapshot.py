@@ -16,7 +16,7 @@ from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.views import device_view, job_view
 from mobifarm.controller.farm.hosts import HostView
 from mobifarm.controller.farm.live import LiveDevice, LiveView, Moment
-from mobifarm.workloads.passport import is_modelled
+from mobifarm.workloads.passport import MODELLED, provenance_of
 
 RECENT_MOMENTS: Final = 60
 PHONES_WITH_PAST: Final = 100  # of more phones a whole past would be megabytes: it grows as one watches
@@ -141,7 +141,7 @@ def _device_row(state: FarmState, device_id: str, heard: LiveDevice | None) -> d
         "serial": view.serial,
         "host": view.host,
         "execution": view.execution,
-        "modelled": is_modelled(view.execution),
+        "modelled": provenance_of(view.execution) == MODELLED,
         "state": view.state,
         "reason": view.reason,
         "action": view.action,

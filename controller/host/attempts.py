@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +48,14 @@ class ReachablePhone(Protocol):
         ...
 
 
+class BundleFolder(Protocol):
+    """Finds or fetches a model bundle, as :class:`.bundles.Bundles` does. Raises FarmError."""
+
+    def __call__(
+        self, model: str, bundle_hash: str, progress: Callable[[int, int], None], /
+    ) -> Awaitable[Path]: ...
+
+
 class Attempts:
     """Follows the attempts on one phone until :meth:`close`.
 
@@ -59,7 +67,7 @@ class Attempts:
         device_id: str,
         phone: ReachablePhone,
         *,
-        bundle_folder: Callable[[str, str], Path],
+        bundle_folder: BundleFolder,
         transfer: Callable[[str, int, int], None],
         unreachable: Callable[[str], None],
         emit: Callable[[Report], None],
@@ -284,14 +292,16 @@ class Attempts:
         async with self._bundle_lock:
             if bundle_hash in self._bundles:
                 return
-            folder = self._bundle_folder(model, bundle_hash)
-            await self._phone.push_bundle(
-                folder, bundle_hash, lambda done, total: self._transfer(f"model {model}", done, total)
-            )
+            to_host = self._progress_of(f"model {model}, to its host")
+            folder = await self._bundle_folder(model, bundle_hash, to_host)
+            await self._phone.push_bundle(folder, bundle_hash, self._progress_of(f"model {model}"))
             await self._phone.stub.CheckBundle(
                 agent_pb2.CheckBundleRequest(bundle_hash=bundle_hash), timeout=CHECK_BUNDLE_DEADLINE_S
             )
             self._bundles.add(bundle_hash)
+
+    def _progress_of(self, what: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._transfer(what, done, total)
 
 
 def _base_proven(result: agent_pb2.EditResult) -> bool:

@@ -12,109 +12,47 @@ import platform
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import httpx
-
-from mobifarm.controller.errors import FarmError, HostError, UserError
+from mobifarm.controller.discovery.settings import DiscoverySettings
+from mobifarm.controller.errors import FarmError, HostError
 from mobifarm.controller.farm.cluster import HOST_LABEL, JOIN_LABEL, OBJECT_STORE_BYTES, RAY_ENVIRONMENT
-from mobifarm.controller.farm.door import DEFAULT_PORT, STILL_JOINED, ray_tls_files
-from mobifarm.controller.farm.versions import versions
+from mobifarm.controller.host.farm_door import FarmDoor, StillJoined, Ticket
 from mobifarm.controller.host.phones import HostConfiguration
 from mobifarm.controller.paths import FarmPaths
 from mobifarm.controller.transport.keys import ensure_key
 
-CALL_DEADLINE_S: Final = 10.0
 LOOK_PERIOD_S: Final = 3.0
 STOP_DEADLINE_S: Final = 20.0
 # A host that is back before the farm has noticed that it was away waits until then.
 STILL_JOINED_PATIENCE: Final = 10
 
 
-class StillJoined(UserError):
-    """A host of this name belongs to the farm: perhaps this one, of a moment ago."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What the farm tells a machine that may join; ``session`` is that of this run of the farm."""
-
-    session: str
-    join_id: str
-    ray_address: str
-    ray_token: str
-
-
-class FarmDoor:
-    """The farm's door as seen from here; see :mod:`mobifarm.controller.farm.door`.
-
-    Raises (all methods):
-        UserError: the farm refuses this machine; the message is its own.
-        HostError: it does not answer.
-    """
-
-    def __init__(self, head: str, token: str) -> None:
-        address, _, port = head.partition(":")
-        tls = ray_tls_files()
-        verify: ssl.SSLContext | bool = False
-        if tls is not None:
-            verify = ssl.create_default_context(cafile=tls[2])
-            verify.check_hostname = False  # the farm's own authority vouches, as it does for Ray
-            verify.load_cert_chain(tls[0], tls[1])
-        self._head = head
-        self._http = httpx.Client(
-            base_url=f"{'https' if tls else 'http'}://{address}:{port or DEFAULT_PORT}",
-            headers={"authorization": f"Bearer {token}"},
-            timeout=CALL_DEADLINE_S,
-            trust_env=False,  # a proxy must not see the token
-            verify=verify,
-        )
-
-    def close(self) -> None:
-        self._http.close()
-
-    def ask(self, name: str) -> Ticket:
-        """Ask to become the host ``name``. Raises StillJoined where one of this name is there."""
-        answer = self._request("POST", {"name": name, "versions": versions()})
-        try:
-            return Ticket(**answer)
-        except TypeError:
-            raise HostError(f"what answers at {self._head} is no farm that hosts can join") from None
-
-    def session(self) -> str:
-        return str(self._request("GET").get("session"))
-
-    def _request(self, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        try:
-            answer = self._http.request(method, "/join", json=body)
-            content: dict[str, Any] = answer.json()
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise HostError(
-                f"no farm answers at {self._head} ({error}): start it with `mobifarm up --accept-hosts "
-                "ADDRESS`, and look at firewalls and TLS settings"
-            ) from None
-        except ValueError:
-            raise HostError(f"what answers at {self._head} is no farm that hosts can join") from None
-        if answer.is_success:
-            return content
-        message = str(content.get("error", f"the farm answered {answer.status_code}"))
-        if answer.status_code == STILL_JOINED:
-            raise StillJoined(message)
-        raise UserError(message)
-
-
 def join(
-    paths: FarmPaths, head: str, token: str, name: str, announce: Callable[[str], None], stop: threading.Event
+    paths: FarmPaths,
+    head: str,
+    token: str,
+    name: str,
+    *,
+    discovery: DiscoverySettings,
+    allow_reboot: bool,
+    announce: Callable[[str], None],
+    stop: threading.Event,
 ) -> None:
     """Be a host of the farm at ``head`` until ``stop`` is set; come back whenever it is started again.
+
+    Args:
+        token: the farm's join token.
+        discovery: where to look for phones on this machine.
+        allow_reboot: phones in trouble that nothing else helps may be rebooted.
+        announce: told when this machine has joined and when it is no host any more.
 
     Raises:
         UserError: the farm refuses this machine.
@@ -122,6 +60,17 @@ def join(
     """
     ensure_key(paths.adb_key)
     _log(paths).unlink(missing_ok=True)
+    configuration = HostConfiguration(
+        name,
+        paths.adb_key,
+        Path(),
+        paths.computer,
+        usb=discovery.usb,
+        announcements=paths.announcements,
+        adb_server=discovery.adb_server,
+        allow_reboot=allow_reboot,
+        farm=head,
+    )
     joined_before = False
     with contextlib.closing(FarmDoor(head, token)) as door:
         while not stop.is_set():
@@ -134,7 +83,7 @@ def join(
                 continue
             if ticket is None:
                 return
-            with _node(paths, ticket, name) as node:
+            with _node(paths, ticket, configuration, token) as node:
                 announce(f"joined {head} as {name}" + (" again" if joined_before else ""))
                 joined_before = True
                 reason = _while_joined(node, door, ticket.session, stop)
@@ -169,15 +118,23 @@ def _while_joined(
 
 
 @contextlib.contextmanager
-def _node(paths: FarmPaths, ticket: Ticket, name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Ray node in the farm's cluster, with all of its processes, for as long as the block lasts."""
+def _node(
+    paths: FarmPaths, ticket: Ticket, configuration: HostConfiguration, farm_token: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A Ray node in the farm's cluster, with all of its processes, for as long as the block lasts.
+
+    Args:
+        configuration: of the host, but for its scratch folder and what is in there.
+    """
     # Short: paths of unix sockets below them must stay under 107 bytes. Ray opens its own to everybody.
     session = Path(tempfile.mkdtemp(prefix="mobifarm-ray-"))
     scratch = Path(tempfile.mkdtemp(prefix="mobifarm-"))
-    ray_token = scratch / "ray-token"
-    ray_token.touch(mode=0o600)
-    ray_token.write_text(ticket.ray_token)
-    configuration = HostConfiguration(name, paths.adb_key, scratch, paths.computer, usb=True)
+    secrets = {scratch / "ray-token": ticket.ray_token, scratch / "farm-token": farm_token}
+    for path, secret in secrets.items():
+        path.touch(mode=0o600)
+        path.write_text(secret)
+    ray_token, token_file = secrets
+    configuration = replace(configuration, scratch=scratch, farm_token=token_file)
     environment = {
         **os.environ,
         **RAY_ENVIRONMENT,
@@ -188,7 +145,7 @@ def _node(paths: FarmPaths, ticket: Ticket, name: str) -> Iterator[subprocess.Po
     command += ["--address", ticket.ray_address, "--node-ip-address", _own_address(ticket.ray_address)]
     command += ["--num-cpus", "0", "--object-store-memory", str(OBJECT_STORE_BYTES)]
     command += ["--temp-dir", str(session), "--log-color", "false"]
-    command += ["--labels", f"{HOST_LABEL}={name},{JOIN_LABEL}={ticket.join_id}"]
+    command += ["--labels", f"{HOST_LABEL}={configuration.name},{JOIN_LABEL}={ticket.join_id}"]
     if platform.system() == "Linux" and (setpriv := shutil.which("setpriv")):
         command = [setpriv, "--pdeathsig", "TERM", *command]  # a killed `mobifarm join` leaves no node
     with _log(paths).open("ab") as output:

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from mobifarm.controller.core.events import (
@@ -34,7 +33,7 @@ from mobifarm.controller.errors import (
     LinkLost,
     Silent,
 )
-from mobifarm.controller.host.attempts import Attempts, ReachablePhone
+from mobifarm.controller.host.attempts import Attempts, BundleFolder, ReachablePhone
 from mobifarm.controller.host.conditions import ConditionsWatch
 from mobifarm.controller.host.edits import EditsRequest, carry_out
 from mobifarm.controller.host.health import CheckablePhone, check_phone
@@ -115,7 +114,7 @@ class PhoneSession:
         *,
         host: str,
         connect: Connect,
-        bundle_folder: Callable[[str, str], Path],
+        bundle_folder: BundleFolder,
         emit: Callable[[Report], None],
         clock: Callable[[], float],
         monotonic: Callable[[], float] = time.monotonic,

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -23,18 +23,18 @@ from mobifarm.controller.discovery.folder import FolderWatcher
 from mobifarm.controller.discovery.sighting import Trouble, Watcher
 from mobifarm.controller.discovery.usb import UsbWatcher
 from mobifarm.controller.doctor.finding import Finding
-from mobifarm.controller.errors import HostError, WorkloadError
+from mobifarm.controller.errors import HostError
 from mobifarm.controller.host.buffer import ReportBuffer
+from mobifarm.controller.host.bundles import Bundles
 from mobifarm.controller.host.computer import ComputerConnector
 from mobifarm.controller.host.connection import Connector
 from mobifarm.controller.host.edits import EditsRequest
+from mobifarm.controller.host.farm_door import FarmDoor
 from mobifarm.controller.host.mending import Mender
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
 from mobifarm.controller.provisioning.removal import Removal, remove_from_phone
 from mobifarm.controller.transport.adb_server import AdbServer
-from mobifarm.workloads.errors import WorkloadInputError
-from mobifarm.workloads.models.catalogue import find_bundle
 
 UNPLUGGED: Final = "it was unplugged"
 NOT_PLUGGED_IN: Final = "it is not plugged in"
@@ -60,7 +60,8 @@ class HostConfiguration:
     announcements: Path | None = None
     adb_server: tuple[str, int] | None = None
     allow_reboot: bool = False
-    joined: bool = False  # from another machine than the controller's
+    farm: str | None = None  # ADDRESS[:PORT] of the door of the farm that this machine joined
+    farm_token: Path | None = None  # the file with its token
 
     @classmethod
     def from_environment(cls) -> HostConfiguration:
@@ -79,7 +80,11 @@ class HostConfiguration:
             Path(values["scratch"]),
             Path(values["computer"]),
             usb=values["usb"],
-            joined=True,
+            announcements=Path(values["announcements"]) if values["announcements"] else None,
+            adb_server=tuple(values["adb_server"]) if values["adb_server"] else None,
+            allow_reboot=values["allow_reboot"],
+            farm=values["farm"],
+            farm_token=Path(values["farm_token"]) if values["farm_token"] else None,
         )
 
     def to_environment(self) -> dict[str, str]:
@@ -105,6 +110,7 @@ class PhoneHost:
         self._connect_computer = ComputerConnector(
             configuration.name, configuration.computer, configuration.scratch, self._threads
         )
+        self._bundles = Bundles(_door(configuration), self._threads)
         self._seen_at: dict[str, float] = {}  # phones that are plugged in, by address
         self._discovery = Discovery(_watchers(configuration, server), self)
 
@@ -116,7 +122,7 @@ class PhoneHost:
                 address,
                 host=self._configuration.name,
                 connect=self._connect_computer if address == COMPUTER else self._connect_phone,
-                bundle_folder=self._bundle_folder,
+                bundle_folder=self._bundles.folder,
                 emit=self._reports.put,
                 clock=time.time,
                 mend=None if address == COMPUTER else self._mender(address),
@@ -202,22 +208,23 @@ class PhoneHost:
 
     async def close(self) -> None:
         await self._discovery.close()
+        self._bundles.close()
         await asyncio.gather(*(self.detach(device_id) for device_id in list(self._sessions)))
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _bundle_folder(self, model: str, bundle_hash: str) -> Path:
-        try:
-            return find_bundle(model, bundle_hash)
-        except WorkloadInputError as error:
-            if self._configuration.joined:  # which the one who submitted the job cannot know: not a result
-                raise HostError(f"on the host {self._configuration.name} {error}") from error
-            raise WorkloadError(str(error)) from error
 
     def _session(self, device_id: str) -> PhoneSession:
         try:
             return self._sessions[device_id]
         except KeyError:
             raise HostError(f"{self._configuration.name} does not own the phone {device_id}") from None
+
+
+def _door(configuration: HostConfiguration) -> Callable[[], FarmDoor] | None:
+    """Opens the door of the farm that this machine joined; None on the farm's own."""
+    farm, token = configuration.farm, configuration.farm_token
+    if farm is None or token is None:
+        return None
+    return lambda: FarmDoor(farm, token.read_text())
 
 
 def _watchers(configuration: HostConfiguration, server: AdbServer | None) -> list[Watcher]:

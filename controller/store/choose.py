@@ -28,15 +28,11 @@ def open_store(paths: FarmPaths, url: str | None = None) -> LogStore:
         raise UserError(f"{chosen!r} is no store: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
     if paths.database.exists():
         raise UserError(
-            f"the farm in {paths.home} has its log in {paths.database.name}: give the one in PostgreSQL a "
-            "folder of its own (--home)"
+            f"the farm in {paths.home} has its log in {paths.database.name}: move it with `mobifarm store "
+            "move URL`, or give the one in PostgreSQL a folder of its own (--home)"
         )
     store = PostgresStore(chosen)
-    temporary = paths.store_url.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(chosen)
-    temporary.replace(paths.store_url)
+    remember(paths, chosen)
     return store
 
 
@@ -49,6 +45,15 @@ def open_reader(paths: FarmPaths) -> Reader:
     """
     url = _remembered(paths)
     return StoreReader(paths.database) if url is None else PostgresReader(url)
+
+
+def remember(paths: FarmPaths, url: str) -> None:
+    """From now on the farm has its store there."""
+    temporary = paths.store_url.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(url)
+    temporary.replace(paths.store_url)
 
 
 def _remembered(paths: FarmPaths) -> str | None:

@@ -10,7 +10,7 @@ was overtaken.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 from mobifarm.controller.core.events import AttemptFinished, Event, kind
 from mobifarm.controller.core.state import Changes, take_changes
 from mobifarm.controller.core.step import replay, step
-from mobifarm.controller.errors import Bug, FarmError, HostError
+from mobifarm.controller.errors import Bug, FarmError, HostError, UserError
 from mobifarm.controller.store.database import Database
 from mobifarm.controller.store.projection import PROJECTIONS, Record, record
 from mobifarm.controller.store.read import Reader
@@ -31,7 +31,7 @@ COMMIT_LIMIT: Final = 1000  # appends per transaction: bounds what a reader's sn
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    records: list[Record]
+    records: Sequence[Record]
     future: Future[int]
 
 
@@ -92,6 +92,10 @@ class LogStore:
             return self._reader.payloads(trial_ids)
 
     def append(self, events: Sequence[Event]) -> Future[int]:
+        """As :meth:`append_records`; Bug where an event cannot be written as JSON, or lacks its bulk."""
+        return self.append_records([record(event) for event in events])
+
+    def append_records(self, records: Sequence[Record]) -> Future[int]:
         """Write events in order; the future gives the number of the last once all are durable.
 
         The future fails with Bug where an event does not fit the log (those before it are kept), and with
@@ -99,9 +103,8 @@ class LogStore:
         fails too, and the controller must be started again.
 
         Raises:
-            Bug: an event cannot be written as JSON, lacks its payload or result, or the store is closed.
+            Bug: there is no event, or the store is closed.
         """
-        records = [record(event) for event in events]
         if not records:
             raise Bug("No event was given to append.")
         future: Future[int] = Future()
@@ -111,6 +114,29 @@ class LogStore:
                 raise Bug("An event was appended to a store that is closed.")
             self._queue.put(_Request(records, future))
         return future
+
+    def fill(self, pages: Iterable[tuple[str, Sequence[Sequence[Any]]]], epoch: int) -> None:
+        """Give a store without a history that of another one, all or nothing; then open it anew.
+
+        Args:
+            pages: statements, and the rows that each is executed with.
+            epoch: the other's; that of the next opening is higher.
+
+        Raises:
+            UserError: this store has a history.
+            HostError: the database cannot be written.
+        """
+        if self._last:
+            raise UserError("the store holds the log of a farm already: name an empty database")
+        self._database.begin()
+        try:
+            for statement, rows in pages:
+                self._database.execute_many(statement, rows)
+            self._database.execute("UPDATE controller SET epoch = ?", (epoch,))
+            self._database.commit()
+        except BaseException:
+            self._database.roll_back()
+            raise
 
     def close(self) -> None:
         with self._closing:
@@ -167,7 +193,7 @@ class LogStore:
                 "stop this one."
             )
 
-    def _insert(self, records: list[Record]) -> int | Bug:
+    def _insert(self, records: Sequence[Record]) -> int | Bug:
         """Number of the last event, or why one of them does not fit."""
         for item in records:
             try:

@@ -107,7 +107,11 @@ class Projection:
     def rows(self, state: FarmState, changes: Changes) -> Iterator[tuple[object, ...]]:
         values = attrgetter(*self.columns)
         for id_ in self.changed(changes):
-            yield values(self.make(state, id_))
+            yield tuple(map(_column, values(self.make(state, id_))))
+
+
+def _column(value: object) -> object:
+    return " ".join(value) if isinstance(value, tuple) else value  # tags, which hold no spaces
 
 
 PROJECTIONS: Final = (

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from mobifarm.controller.core.events import Event
+from mobifarm.controller.store.projection import Record
 
 
 class Store(Protocol):
@@ -21,7 +22,7 @@ class Store(Protocol):
         """All events in order, without payloads and results (``without_bulk``): what replay needs."""
         ...
 
-    def append(self, events: Sequence[Event]) -> Future[int]:
+    def append_records(self, records: Sequence[Record]) -> Future[int]:
         """Write events in order; the future gives the number of the last once all are durable."""
         ...
 

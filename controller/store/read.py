@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -93,7 +93,10 @@ class Reader:
 
     def devices(self) -> list[DeviceView]:
         """Every place where a phone was seen, forgotten ones included."""
-        return self._views(DeviceView, "devices", "ORDER BY device_id")
+        return [
+            replace(view, tags=tuple(view.tags.split())) if isinstance(view.tags, str) else view
+            for view in self._views(DeviceView, "devices", "ORDER BY device_id")
+        ]
 
     def results(self, job_id: str) -> Iterator[ResultView]:
         """The results so far, at most one per trial, in the order of the plan; UserError as above."""

@@ -52,13 +52,19 @@ CREATE TABLE devices (
     state TEXT NOT NULL, reason TEXT NOT NULL, action TEXT NOT NULL, changed_at REAL NOT NULL,
     serial TEXT NOT NULL, fingerprint TEXT NOT NULL, model TEXT NOT NULL, execution TEXT NOT NULL,
     agent_version TEXT NOT NULL, measurement_epoch INTEGER NOT NULL, consecutive_failures INTEGER NOT NULL,
-    leases_granted INTEGER NOT NULL, attempt_id TEXT, trial_id TEXT, ready_after_s REAL
+    leases_granted INTEGER NOT NULL, attempt_id TEXT, trial_id TEXT, ready_after_s REAL,
+    tags TEXT
 );
 CREATE TABLE properties (device_id TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
 
+# Every table but that of the controller, which is one number: the epoch.
+TABLE_NAMES: Final = (
+    "events", "specs", "payloads", "results", "jobs", "trials", "attempts", "devices", "properties"
+)  # fmt: skip
+
 # Columns of derived tables that files made before do not have; all may be NULL.
-LATER_COLUMNS: Final = (("devices", "ready_after_s", "REAL"),)
+LATER_COLUMNS: Final = (("devices", "ready_after_s", "REAL"), ("devices", "tags", "TEXT"))
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mobifarm.simulator.profile import Profile
@@ -56,6 +57,11 @@ class SensorBoard:
         self._updated_s, self._cpu_s = now_s, cpu_s
         if powered:
             self._write()
+
+    def set_temperature(self, celsius: float) -> None:
+        """From now on die and body go on from here."""
+        state = replace(self.reading.state, die_celsius=celsius, body_celsius=celsius)
+        self.reading = replace(self.reading, state=state)
 
     def summary(self) -> dict[str, float]:
         """Modelled values for people."""

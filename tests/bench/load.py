@@ -1,12 +1,16 @@
 """How many trials a controller carries: many phones without a model; host, Ray, policy and store are real.
 
-    python tests/bench/load.py --phones 1000 --trials 20000 --work-ms 50 --json load.json
+    python tests/bench/load.py --phones 100,1000 --trials 20000 --work-ms 50 --json load.json
 
-The agents are light: a few processes that speak the agents' real gRPC protocol over unix sockets, one channel
-per phone, and wait instead of editing. ADB is left out: a thousand virtual phones would measure the
-simulator. Everything from the host actor on is the product's: Ray, the farm's loop, the policy, the log on
-disk with its tables. All of it shares this machine's cores, the agents included, so look at ``load_average``
-and ``cpu_s`` beside the rate. The first trials, while phones still connect, do not count.
+The agents are light: they wait instead of editing. ADB is left out: a thousand virtual phones would measure
+the simulator. Everything from the host actor on is the product's: Ray, the farm's loop, the policy, the log
+on disk with its tables.
+
+``--agent-processes N``: the agents are N processes that speak the agents' gRPC protocol over unix sockets,
+one channel per phone. ``--agent-processes 0``: they are called inside the host actor, without gRPC: what is
+left is what the farm itself costs. On a real shelf each phone pays for its own agent; here they share this
+machine's cores with the farm, so ``cpu_ms_per_trial`` tells who used them, beside the rate. The time in
+which phones connect does not count.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import cProfile
 import itertools
 import json
 import math
@@ -25,7 +30,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,7 @@ from mobifarm.controller.paths import FarmPaths
 from mobifarm.controller.store.choose import open_store
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
 
+INSIDE = "inside"  # the address of agents that are called in the host actor
 PHONE = "phone"  # the metadata that tells which of its phones an agent process is asked as
 PAYLOAD = {
     "model": "none",
@@ -153,11 +158,13 @@ class LightPhone:
     fingerprint = "light"
     execution = "virtual"
 
-    def __init__(self, number: str, channel: grpc.aio.Channel, description: Any) -> None:
+    def __init__(
+        self, number: str, stub: Any, description: Any, close: Callable[[], Awaitable[None]]
+    ) -> None:
         self.serial = number
-        self.stub = _Stub(channel, number)
+        self.stub = stub
         self.description = description
-        self._channel = channel
+        self.close = close
 
     async def push_bundle(self, folder: Path, bundle_hash: str, progress: Any) -> None:
         pass
@@ -169,8 +176,26 @@ class LightPhone:
     async def check_health(self, timeout_s: float) -> None:
         pass
 
-    async def close(self) -> None:
-        await self._channel.close()
+
+class _InnerStub:
+    """An agent that is called in this process; also the context of its own calls."""
+
+    def __init__(self, agent: LightAgent, number: str) -> None:
+        self._agent = agent
+        self._metadata = ((PHONE, number),)
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+    async def ReadSensors(self, request: Any, timeout: float) -> None:  # noqa: N802
+        await self.abort(grpc.StatusCode.UNIMPLEMENTED, "a light agent has no sensors")
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._agent, name)
+        return lambda request, timeout=None: method(request, self)
 
 
 class _Stub:
@@ -189,31 +214,49 @@ class _Stub:
         return with_phone
 
 
-async def _connect_light(
-    address: str, stage: Callable[[DeviceState], None], transfer: Callable[[str, int, int], None]
-) -> LightPhone:
-    target, _, number = address.rpartition("#")
-    channel = grpc.aio.insecure_channel(
-        target, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.keepalive_time_ms", 10_000)]
-    )
-    stub = _Stub(channel, number)
-    description = await stub.Describe(agent_pb2.DescribeRequest(), timeout=60)
-    return LightPhone(number, channel, description)
-
-
 class LightHostActor(HostActor):
     """The host actor with light phones; reports what it has used of the machine."""
+
+    def __init__(self, configuration: HostConfiguration, work_s: float) -> None:
+        super().__init__(configuration)
+        self._agent = LightAgent(work_s)
 
     def _host(self) -> PhoneHost:
         if self._phones is None:
             host = super()._host()
-            connect: Callable[..., Awaitable[LightPhone]] = _connect_light
+            connect: Callable[..., Awaitable[LightPhone]] = self._connect_light
             host._connect_phone = connect  # type: ignore[assignment]
-            host._bundle_folder = lambda model, bundle_hash: Path("/")  # type: ignore[method-assign]
+            host._bundles.folder = _no_folder  # type: ignore[method-assign]
         return super()._host()
+
+    async def _connect_light(
+        self,
+        address: str,
+        stage: Callable[[DeviceState], None],
+        transfer: Callable[[str, int, int], None],
+    ) -> LightPhone:
+        target, _, number = address.rpartition("#")
+        stub: Any
+        if target == INSIDE:
+            stub, close = _InnerStub(self._agent, number), _nothing
+        else:
+            channel = grpc.aio.insecure_channel(
+                target, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.keepalive_time_ms", 10_000)]
+            )
+            stub, close = _Stub(channel, number), channel.close
+        description = await stub.Describe(agent_pb2.DescribeRequest(), timeout=60)
+        return LightPhone(number, stub, description, close)
 
     async def usage(self) -> dict[str, float]:
         return _usage()
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _no_folder(model: str, bundle_hash: str, progress: Any) -> Path:
+    return Path("/")
 
 
 def _usage() -> dict[str, float]:
@@ -226,7 +269,7 @@ def _usage() -> dict[str, float]:
 
 
 async def _measure(
-    arguments: argparse.Namespace, agents: dict[str, int], actor: Any, home: Path
+    arguments: argparse.Namespace, phone_count: int, agents: dict[str, int], actor: Any, home: Path
 ) -> dict[str, Any]:
     store = open_store(FarmPaths(home), arguments.store)
     commits = 0
@@ -249,15 +292,15 @@ async def _measure(
     )
     running = asyncio.create_task(farm.run())
     await farm.started.wait()
-    addresses = list(agents)
-    phones = [f"{addresses[number % len(addresses)]}#{number}" for number in range(arguments.phones)]
+    addresses = list(agents) or [INSIDE]
+    phones = [f"{addresses[number % len(addresses)]}#{number}" for number in range(phone_count)]
     connect_from = time.monotonic()
     await farm.apply(*(DeviceAdded(time.time(), phone, phone, "bench") for phone in phones))
     await asyncio.gather(*(farm.attach(phone, phone) for phone in phones))
     async with asyncio.timeout(arguments.limit_s):
         while True:
             change = farm.next_change()  # taken before looking, so that nothing falls in between
-            if sum(device.connected for device in farm.state.devices.values()) >= arguments.phones:
+            if sum(device.connected for device in farm.state.devices.values()) >= phone_count:
                 break
             await change.wait()
     connect_s = time.monotonic() - connect_from
@@ -265,6 +308,7 @@ async def _measure(
         TrialPlan(f"job/{number:06}", "fact", PAYLOAD, "forward") for number in range(arguments.trials)
     )
     job = JobSubmitted(time.time(), "job", "load", "bench", {}, plans, DeviceSelector(), 0, 3)
+    others = Background(time.monotonic())
     host_before = await actor.usage.remote()
     agents_before = _cpu_s_of(list(agents.values()))
     before, commits_before, from_s = _usage(), commits, time.monotonic()
@@ -272,21 +316,30 @@ async def _measure(
     submit_s = time.monotonic() - from_s
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(arguments.limit_s):
-            while farm.state.jobs["job"].open:
-                await asyncio.sleep(0.05)
+            while True:
+                change = farm.next_change()
+                if not farm.state.jobs["job"].open:
+                    break
+                await change.wait()
     duration_s = time.monotonic() - from_s
     after, host_after = _usage(), await actor.usage.remote()
+    agents_s = _cpu_s_of(list(agents.values())) - agents_before
+    machine_s, machine_share = others.used(time.monotonic())
     done = sum(attempt.state.value == "done" for attempt in farm.state.attempts.values())
     broken = sum(attempt.state.value in ("broken", "expired") for attempt in farm.state.attempts.values())
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     store.close()
-    ideal = arguments.phones / (arguments.work_ms / 1000)
+    ideal = phone_count / (arguments.work_ms / 1000)
+    cpu_s = {
+        "controller": after["cpu_s"] - before["cpu_s"],
+        "host_actor": host_after["cpu_s"] - host_before["cpu_s"],
+        "agents": agents_s,
+    }
     return {
-        "phones": arguments.phones,
+        "phones": phone_count,
         "trials_done": done,
         "attempts_broken": broken,
-        "work_ms": arguments.work_ms,
         "duration_s": duration_s,
         "trials_per_s": done / duration_s,
         "ideal_trials_per_s": ideal,
@@ -294,17 +347,32 @@ async def _measure(
         "connect_s": connect_s,
         "submit_s": submit_s,
         "commits_per_s": (commits - commits_before) / duration_s,
-        "controller_cpu_s": after["cpu_s"] - before["cpu_s"],
-        "controller_cpu_ms_per_trial": 1000 * (after["cpu_s"] - before["cpu_s"]) / max(done, 1),
-        "controller_rss_bytes": after["rss_bytes"],
-        "host_actor_cpu_s": host_after["cpu_s"] - host_before["cpu_s"],
-        "host_actor_rss_bytes": host_after["rss_bytes"],
-        "agents_cpu_s": _cpu_s_of(list(agents.values())) - agents_before,
-        "store": "postgresql" if arguments.store else "sqlite",
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
+        "cpu_ms_per_trial": {name: 1000 * used / max(done, 1) for name, used in cpu_s.items()},
+        "cores_used": {name: used / duration_s for name, used in cpu_s.items()}
+        | {"other_processes": (machine_s - sum(cpu_s.values())) / duration_s},
+        "share_of_cores_busy": machine_share,
+        "rss_bytes": {"controller": after["rss_bytes"], "host_actor": host_after["rss_bytes"]},
     }
+
+
+class Background:
+    """How busy all cores of the machine were since this was made."""
+
+    def __init__(self, at: float) -> None:
+        self._at = at
+        self._busy_s = _busy_s()
+
+    def used(self, at: float) -> tuple[float, float]:
+        """Processor seconds of all processes, and their share of what the cores could have given."""
+        busy_s = _busy_s() - self._busy_s
+        return busy_s, busy_s / ((at - self._at) * (os.cpu_count() or 1))
+
+
+def _busy_s() -> float:
+    user, nice, system, _idle, _wait, *others = (
+        int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:8]
+    )
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
 def _cpu_s_of(pids: list[int]) -> float:
@@ -331,16 +399,45 @@ def _start_agents(arguments: argparse.Namespace, folder: Path, stack: contextlib
     return addresses
 
 
+def _measure_one(
+    arguments: argparse.Namespace, phone_count: int, profiler: cProfile.Profile | None
+) -> dict[str, Any]:
+    """With agents, a host actor and a log of its own."""
+    import ray
+
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mobifarm-load-")))
+        agents = _start_agents(arguments, folder, stack)
+        configuration = HostConfiguration("bench", folder / "adbkey", folder, folder)
+        actor = (
+            ray.remote(LightHostActor)
+            .options(num_cpus=0, max_concurrency=5000)
+            .remote(configuration, arguments.work_ms / 1000)
+        )
+        stack.callback(ray.kill, actor)
+        if profiler:
+            profiler.enable()
+        try:
+            return asyncio.run(_measure(arguments, phone_count, agents, actor, folder))
+        finally:
+            if profiler:
+                profiler.disable()
+
+
+def _phone_counts(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--phones", type=int, default=1000)
+    parser.add_argument("--phones", type=_phone_counts, default=[100, 1000], help="one run each")
     parser.add_argument("--trials", type=int, default=20_000)
     parser.add_argument("--work-ms", type=float, default=50.0)
     parser.add_argument("--agent-processes", type=int, default=2)
     parser.add_argument("--limit-s", type=float, default=120.0, help="give up after so long")
-    parser.add_argument("--store", help="postgresql://… in place of a file")
+    parser.add_argument("--store", help="an empty database postgresql://… in place of a file; for one run")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     parser.add_argument("--profile", type=Path, help="write the controller's cProfile there")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -350,31 +447,25 @@ def main() -> None:
     if arguments.serve:
         asyncio.run(_serve_agents(arguments.serve, arguments.work_ms / 1000))
         return
+    profiler = cProfile.Profile() if arguments.profile else None
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mobifarm-load-")))
-        agents = _start_agents(arguments, folder, stack)
         token = folder / "ray-token"
         token.write_text("0" * 64)
         cluster = Cluster.start(token)
         stack.callback(cluster.stop)
-        import ray
-
-        configuration = HostConfiguration("bench", folder / "adbkey", folder, folder)
-        actor = (
-            ray.remote(LightHostActor)
-            .options(num_cpus=0, max_concurrency=5000)
-            .remote(replace(configuration))
-        )
-        profiler = None
-        if arguments.profile:
-            import cProfile
-
-            profiler = cProfile.Profile()
-            profiler.enable()
-        figures = asyncio.run(_measure(arguments, agents, actor, folder))
-        if profiler:
-            profiler.disable()
-            profiler.dump_stats(arguments.profile)
+        runs = [_measure_one(arguments, count, profiler) for count in arguments.phones]
+    if profiler:
+        profiler.dump_stats(arguments.profile)
+    figures = {
+        "work_ms": arguments.work_ms,
+        "agent_processes": arguments.agent_processes,
+        "store": "postgresql" if arguments.store else "sqlite",
+        "cores": os.cpu_count(),
+        "load_average_after": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "runs": runs,
+    }
     text = json.dumps(figures, indent=2)
     print(text)
     if arguments.json:

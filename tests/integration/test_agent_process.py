@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -85,10 +86,20 @@ def start(home: Path, sys_root: Path, tmp_path: Path) -> Iterator[Start]:
     (path / "getprop").write_text("#!/bin/sh\necho '[ro.serialno]: [SERIAL7]'\n")
     (path / "getprop").chmod(0o755)
 
-    def start(address: str | None = f"unix:{tmp_path}/agent.sock") -> Agent:
-        command = [*COMMAND, "serve", "--home", str(home), "--sys-root", str(sys_root), "--threads", "1"]
+    def start(address: str | None = f"unix:{tmp_path}/agent.sock", *more: str) -> Agent:
+        command = [
+            *COMMAND,
+            "serve",
+            "--home",
+            str(home),
+            "--sys-root",
+            str(sys_root),
+            "--threads",
+            "1",
+            *more,
+        ]
         process = subprocess.Popen(
-            command if address is None else [*command, "--address", address],
+            [*command, *more] if address is None else [*command, "--address", address, *more],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -193,6 +204,24 @@ def test_announces_itself_and_cleans_up_at_sigterm(start: Start, home: Path):
     assert not (home / "agent/ready.json").exists()
 
 
+def test_the_agents_own_metrics_where_they_are_asked_for(start: Start, tmp_path: Path):
+    agent = start(f"unix:{tmp_path}/agent.sock", "--metrics-port", "0")
+    assert agent.process.stdout is not None
+    url = agent.process.stdout.readline().removeprefix("metrics at ").strip()
+    assert url.startswith("http://127.0.0.1:")
+    text = httpx.get(url, trust_env=False).text
+    assert f'mobifarm_agent_info{{version="{mobifarm.__version__}"}} 1.0' in text
+    assert 'mobifarm_agent_attempts{state="running"} 0.0' in text
+    assert 'mobifarm_agent_sensors{readable="true"}' in text
+    assert "process_resident_memory_bytes" in text
+    taken = url.rpartition(":")[2].partition("/")[0]
+    command = [*COMMAND, "serve", "--home", str(tmp_path / "other"), "--metrics-port", taken]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert second.returncode == 2
+    assert f"port {taken} of this phone cannot be used" in second.stderr
+    assert agent.end() == 0
+
+
 def test_a_second_agent_names_the_first(start: Start, home: Path):
     agent = start()
     second = subprocess.run(
@@ -244,6 +273,7 @@ async def test_listens_where_it_says(start: Start, address: str | None):
         (["serve", "--address", "127.0.0.1:99999"], "no address"),
         (["serve", "--address", "unix:/" + "x" * 200], "longer than 107 bytes"),
         (["serve", "--threads", "0"], "no number of threads"),
+        (["serve", "--metrics-port", "70000"], "no port"),
         (["serve", "--home", "/proc/nowhere"], "give a writable folder with --home"),
         (["serve", "--home", "{tmp}/h", "--address", "unix:/proc/nowhere/s"], "cannot listen on"),
         ([], "required"),

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -29,7 +30,9 @@ from mobifarm.controller.core.views import job_view  # noqa: E402
 from mobifarm.controller.errors import HostError, UserError  # noqa: E402
 from mobifarm.controller.paths import FarmPaths  # noqa: E402
 from mobifarm.controller.store.choose import open_reader, open_store  # noqa: E402
+from mobifarm.controller.store.move import move_to_postgresql  # noqa: E402
 from mobifarm.controller.store.postgresql import PostgresReader, PostgresStore  # noqa: E402
+from mobifarm.controller.store.read import Reader, StoreReader  # noqa: E402
 
 DEADLINE_S = 120.0
 SUITE = Path(__file__).parents[1] / "unit" / "controller" / "store"
@@ -237,6 +240,46 @@ def test_a_farm_remembers_its_database(path: str, tmp_path: Path) -> None:
         open_store(other, path)
     with pytest.raises(UserError, match="postgresql://"):
         open_store(FarmPaths(tmp_path / "third"), "mysql://x")
+
+
+def test_a_farm_moves_with_all_that_it_knows(server: str, path: str, tmp_path: Path) -> None:
+    paths = FarmPaths(tmp_path)
+    with pytest.raises(UserError, match="has no farm"):
+        move_to_postgresql(paths, path)
+    with open_store(paths) as store:
+        store.append(_EVENTS).result(60)
+        with pytest.raises(UserError, match="Another controller"):
+            move_to_postgresql(paths, path)
+    with StoreReader(paths.database) as reader:
+        before = everything(reader)
+    occupied = fresh(server)
+    with PostgresStore(occupied) as store:
+        store.append([DeviceAdded(1.0, "p1", "", "tcp")]).result(60)
+    with pytest.raises(UserError, match="name an empty database"):
+        move_to_postgresql(paths, occupied)
+    assert paths.database.exists()
+    assert not paths.store_url.exists()
+
+    events, kept = move_to_postgresql(paths, path)
+    assert events == len(_EVENTS)
+    assert not paths.database.exists()
+    with StoreReader(kept) as reader:
+        assert everything(reader) == before
+    with open_store(paths) as store, open_reader(paths) as reader:
+        assert everything(reader) == before
+        assert store.epoch == 4  # of three openings of the file, one of them in vain, and this one
+        assert store.append([DeviceAdded(9.0, "p9", "", "tcp")]).result(60) == events + 1
+    with pytest.raises(UserError, match="has no farm"):
+        move_to_postgresql(paths, path)
+
+
+def everything(reader: Reader) -> list[Any]:
+    found: list[Any] = [list(reader.events()), reader.jobs(), reader.devices()]
+    for job in reader.jobs():
+        found += [reader.spec(job.job_id), reader.trials(job.job_id), reader.attempts(job.job_id)]
+        found += [list(reader.results(job.job_id))]
+        found += [reader.payload(trial.trial_id) for trial in reader.trials(job.job_id)]
+    return found
 
 
 def test_nothing_acknowledged_is_lost_when_the_writer_is_killed(path: str) -> None:

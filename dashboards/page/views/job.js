@@ -27,6 +27,7 @@ export function jobView(context, id) {
   const root = h("div", { class: "job" },
     h("div", { class: "view-head" }, title, badge, h("span", { class: "grow" }),
       h("a", { class: "button", href: `#/job/${encodeURIComponent(id)}/results` }, "Results"),
+      h("a", { class: "button", href: `${jobPath(id)}/report`, target: "_blank", rel: "noopener" }, "Report"),
       h("a", { class: "button", href: `${jobPath(id)}/results.csv`, download: `${id}.csv` }, "CSV"),
       h("a", { class: "button", href: `${jobPath(id)}/results`, download: `${id}.json` }, "JSON"), cancel),
     facts,

@@ -14,6 +14,7 @@ export function resultsView(context, id) {
   const root = h("div", { class: "results" },
     h("div", { class: "view-head" }, title, h("span", { class: "grow" }),
       h("a", { class: "button", href: `#/job/${encodeURIComponent(id)}` }, "Job"),
+      h("a", { class: "button", href: `${jobPath(id)}/report`, target: "_blank", rel: "noopener" }, "Report"),
       h("a", { class: "button", href: `${jobPath(id)}/results.csv`, download: `${id}.csv` }, "CSV"),
       h("a", { class: "button", href: `${jobPath(id)}/results`, download: `${id}.json` }, "JSON")),
     facts, plots, numbers, notes);

@@ -22,6 +22,8 @@ import pytest
 from mobifarm.controller.core.views import AttemptView
 from mobifarm.controller.store.read import StoreReader
 from mobifarm.simulator.virtual_phones import VirtualPhones
+from mobifarm.workloads.models.catalogue import bundle_named
+from mobifarm.workloads.paths import cache_directory, fetched_bundles_directory
 
 from .conftest import DEADLINE_S, FarmUnderTest
 
@@ -96,6 +98,8 @@ class TwoMachines(FarmUnderTest):
             for machine, profile in zip(machines, ("pixel-8", "galaxy-s24"), strict=True)
         ]
         super().__init__(home, phones[0], stack)
+        self.cache = _cache(home.parent / "farm-cache")
+        self.hub_cache = _cache(home.parent / "hub-cache")
         self.hub_home = home.parent / "hub"
         self.hub_home.mkdir()
         self.hub_address = phones[1].phones[0].address
@@ -103,6 +107,10 @@ class TwoMachines(FarmUnderTest):
 
     def command(self, *arguments: str) -> list[str]:
         return [*self.head.wrapper, *super().command(*arguments)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, "MOBIFARM_CACHE": str(self.cache)}
 
     @property
     def door(self) -> str:
@@ -114,13 +122,17 @@ class TwoMachines(FarmUnderTest):
         token_file.write_text(token or (self.home / "join-token").read_text())
         code = f"{patch}\nfrom mobifarm.controller.cli.main import main\nmain()"
         command = [*self.other.wrapper, sys.executable, "-c", code, "join", self.door]
-        command += ["--token-file", str(token_file), "--name", "hub"]
+        command += ["--token-file", str(token_file), "--name", "hub", "--no-usb"]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**self.environment, "MOBIFARM_HOME": str(self.hub_home)},
+            env={
+                **self.environment,
+                "MOBIFARM_HOME": str(self.hub_home),
+                "MOBIFARM_CACHE": str(self.hub_cache),
+            },
         )
         self._stack.callback(self.end, process)
         return process
@@ -145,6 +157,15 @@ class TwoMachines(FarmUnderTest):
         return {
             attempt.device_id: attempt for attempt in reader.attempts(job_id) if attempt.state == "running"
         }
+
+
+def _cache(folder: Path) -> Path:
+    """A cache of its own; what phones are provisioned with is taken from the user's."""
+    (folder / "bundles").mkdir(parents=True)
+    runtimes = cache_directory() / "runtimes"
+    runtimes.mkdir(parents=True, exist_ok=True)
+    (folder / "runtimes").symlink_to(runtimes)
+    return folder
 
 
 @pytest.fixture
@@ -175,10 +196,17 @@ def pull_the_plug(process: subprocess.Popen[str]) -> None:
     process.wait(30)
 
 
+def of_tiny(spec: Path) -> Path:
+    """The same with the model by its name, which each machine looks up in its own cache."""
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "model": "tiny"}))
+    return spec
+
+
 @pytest.mark.timeout(1500)
 def test_a_host_joins_dies_and_comes_back_and_a_restarted_farm_finds_it_again(
-    farm: TwoMachines, spec: Callable[[int, dict[str, Any]], Path]
+    farm: TwoMachines, spec: Callable[[int, dict[str, Any]], Path], tiny_bundle_path: Path
 ) -> None:
+    (farm.cache / "bundles" / "tiny").symlink_to(tiny_bundle_path)  # the host does not have it
     controller = farm.up("--accept-hosts", f"{farm.head.address}:0", lost_grace_s=CABLE_GRACE_S)
 
     # Who is refused is refused before anything starts, in one sentence.
@@ -204,11 +232,15 @@ def test_a_host_joins_dies_and_comes_back_and_a_restarted_farm_finds_it_again(
     assert {row["device_id"]: row["host"] for row in json.loads(farm.run("devices", "--json").stdout)}[
         farm.hub_device
     ] == "hub"
-    job_id = farm.submit(spec(6, SLOW))
+    job_id = farm.submit(of_tiny(spec(6, SLOW)))
     attempt = farm.wait(
         lambda reader: (running := farm.running_attempts(reader, job_id)) and running.get(farm.hub_device),
         "an edit on the host's phone",
     )
+    fetched = fetched_bundles_directory({"MOBIFARM_CACHE": str(farm.hub_cache)})
+    assert [path.name for path in fetched.iterdir() if path.is_dir()] == [
+        bundle_named(str(tiny_bundle_path)).hash
+    ]
 
     # It dies: what it did goes on elsewhere, although the cable's grace is an hour.
     killed_at = time.time()
@@ -239,7 +271,7 @@ def test_a_host_joins_dies_and_comes_back_and_a_restarted_farm_finds_it_again(
     assert len(results) == len(set(results)) == 6
 
     # The controller dies and starts again: the host finds it by itself, the phone's edit is taken over.
-    job_id = farm.submit(spec(2, SLOW))
+    job_id = farm.submit(of_tiny(spec(2, SLOW)))
     attempt = farm.wait(
         lambda reader: (running := farm.running_attempts(reader, job_id)) and running.get(farm.hub_device),
         "an edit on the host's phone",

@@ -15,6 +15,8 @@ class Wall:
         top = name.partition(".")[0]
         if top == "mobifarm" and name != top and not any(name == o or name.startswith(o + ".") for o in OWN):
             raise ImportError(f"wall: {name}")
+        if top == "prometheus_client":
+            raise ImportError(f"wall: {name}")
         if "torch" in name or top in {"ray", "transformers", "pydantic", "typer", "rich", "yaml", "httpx"}:
             raise ImportError(f"wall: {name}")
         return None

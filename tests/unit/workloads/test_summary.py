@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mobifarm.workloads.exports import to_csv
 from mobifarm.workloads.summary import Summary, TrialRecord, summarise
-from mobifarm.workloads.tables import CSV_COLUMNS, print_summary, to_csv
+from mobifarm.workloads.tables import CSV_COLUMNS, print_summary
 
 GOOD = {"log_probability": -0.1, "tokens": 1, "tokens_argmax": 1}
 BAD = {"log_probability": -5.0, "tokens": 1, "tokens_argmax": 0}
@@ -307,14 +308,25 @@ def test_json_is_strict_and_complete() -> None:
     assert document["methods"][0]["quality"]["edit_success"]["mean"] == 0.5
 
 
+def test_repeats_that_agree_leave_the_uncertainty_of_the_records() -> None:
+    trials = [trial(i, record=f"r{i % 3}", repeat=i // 3) for i in range(6)]
+    (row,) = summarise(trials, []).methods
+    once = summarise(trials[:3], []).methods[0].quality.edit_success
+    twice = row.quality.edit_success
+    assert once is not None
+    assert twice is not None
+    assert (twice.mean, twice.edits) == (1.0, 6)
+    assert (twice.low, twice.high) == (once.low, once.high)
+    assert twice.low < 0.5
+
+
 def test_csv_has_one_line_per_edit_and_leaves_unmeasured_cells_empty() -> None:
     hostile = trial(2, status="failed", state="failed")
     assert hostile.stored is not None
     hostile.stored["result"]["message"] = "=cmd()"
-    rows = list(
-        csv.DictReader(io.StringIO(to_csv(summarise([trial(1), hostile, trial(3, status=None)], []))))
-    )
-    assert tuple(rows[0]) == CSV_COLUMNS
+    trials = [trial(1), hostile, trial(3, status=None)]
+    rows = list(csv.DictReader(io.StringIO(to_csv(summarise(trials, []), trials))))
+    assert tuple(rows[0])[: len(CSV_COLUMNS)] == CSV_COLUMNS
     assert [row["trial_id"] for row in rows] == ["job/00001", "job/00002", "job/00003"]
     assert (rows[0]["edit_success_before"], rows[0]["edit_success_after"]) == ("0.0", "1.0")
     assert (rows[0]["portability_accuracy_after"], rows[0]["edit_s"]) == ("", "2.0")

@@ -100,12 +100,29 @@ def client(requests: ScriptedRequests, farm: ScriptedFarm, tmp_path: Path) -> ht
         "Bearer submits": Caller("sam", Role.SUBMITTER),
         "Bearer runs": Caller("olga", Role.OPERATOR),
     }
-    services = Services(farm, requests, partial(StoreReader, tmp_path / "farm.sqlite"), people.get)  # type: ignore[arg-type]
+
+    async def metrics() -> bytes:
+        return b"mobifarm_device_up 1\n"
+
+    services = Services(
+        farm,  # type: ignore[arg-type]
+        requests,  # type: ignore[arg-type]
+        partial(StoreReader, tmp_path / "farm.sqlite"),
+        people.get,
+        metrics=metrics,
+    )
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=create_app(services)),
         base_url="http://farm",
         headers={"authorization": "Bearer secret"},
     )
+
+
+async def test_prometheus_needs_no_token(client: httpx.AsyncClient) -> None:
+    client.headers.pop("authorization")
+    answer = await client.get("/metrics")
+    assert answer.text == "mobifarm_device_up 1\n"
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
 JOB = {"spec": {"name": "n"}, "records": [{}], "user": "me"}
@@ -119,6 +136,8 @@ async def test_every_guarded_route_wants_the_token(
     headers = {"authorization": header} if header else {}
     for method, path in (
         ("GET", "/api/v1/live"),
+        ("GET", "/api/v1/jobs/j/report"),
+        ("GET", "/api/v1/jobs/j/comparability/k"),
         ("POST", "/api/v1/jobs"),
         ("POST", "/api/v1/jobs/j/cancel"),
         ("POST", "/api/v1/devices"),
@@ -268,6 +287,15 @@ async def test_what_is_stored_can_be_read(client: httpx.AsyncClient, tmp_path: P
         assert [trial["label"] for trial in (await client.get("/api/v1/jobs/job-1/trials")).json()] == ["t1"]
         assert (await client.get("/api/v1/jobs/job-1/attempts")).json() == []
         assert (await client.get("/api/v1/jobs/job-1/results.csv")).text.startswith("trial_id,")
+        report = await client.get("/api/v1/jobs/job-1/report?compare=job-2")
+        assert report.headers["content-type"] == "text/html; charset=utf-8"
+        assert report.headers["content-security-policy"].startswith("default-src 'none'; ")
+        assert report.headers["content-security-policy"].endswith("; frame-ancestors 'none'")
+        assert "one of the jobs has no results" in report.text
+        judged = (await client.get("/api/v1/jobs/job-1/comparability/job-2")).json()
+        assert [each["verdict"] for each in judged["judgements"]] == ["may not be subtracted"] * 2
+        itself = await client.get("/api/v1/jobs/job-1/report?compare=job-1")
+        assert (itself.status_code, "another job" in itself.json()["error"]) == (400, True)
         missing = await client.get("/api/v1/jobs/none")
         assert (missing.status_code, "mobifarm jobs" in missing.json()["error"]) == (400, True)
     finally:

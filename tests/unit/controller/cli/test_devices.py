@@ -19,7 +19,7 @@ from mobifarm.controller.errors import UserError
 def view(**changes: Any) -> DeviceView:
     values: dict[str, Any] = dict.fromkeys(DeviceView.__dataclass_fields__, "")
     numbers = dict.fromkeys(("measurement_epoch", "consecutive_failures", "leases_granted"), 0)
-    values |= {**numbers, "changed_at": time.time(), "attempt_id": None, "trial_id": None}
+    values |= {"tags": (), **numbers, "changed_at": time.time(), "attempt_id": None, "trial_id": None}
     return DeviceView(**{**values, "device_id": "usb:1-2", "ready_after_s": None, **changes})
 
 
@@ -34,6 +34,11 @@ NOTHING: Mapping[str, Any] = {"devices": {}, "notices": []}
 
 def test_the_time_from_plugging_in_to_ready() -> None:
     assert "12.3 s" in printed(view(state="ready", ready_after_s=12.34), NOTHING)
+
+
+def test_tags() -> None:
+    assert "bench, loud" in printed(view(tags=("bench", "loud")), NOTHING)
+    assert "bench" not in printed(view(tags=None), NOTHING)  # from before they were told
 
 
 def test_a_settling_phone_tells_how_long_it_is_left_alone() -> None:

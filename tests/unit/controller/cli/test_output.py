@@ -36,6 +36,15 @@ def test_text_from_a_phone_is_never_markup() -> None:
     assert "[red]not red[/red]" in screen.getvalue()
 
 
+def test_json_tells_a_terminal_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b]0;t\x07\x9b31m\x7f\ud800 é"
+    output.print_json({hostile: [hostile]})
+    printed = capsys.readouterr().out
+    assert not set(printed) & {"\x1b", "\x07", "\x9b", "\x7f", "\ud800"}
+    assert "é" in printed
+    assert json.loads(printed) == {hostile: [hostile]}
+
+
 def test_json_takes_dataclasses_at_any_depth(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_json({"rows": [Row("a")], "row": Row("b")})
     assert json.loads(capsys.readouterr().out) == {"rows": [{"name": "a"}], "row": {"name": "b"}}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from mobifarm.controller.errors import UserError
-from mobifarm.controller.farm.door import STILL_JOINED, Door, door_tls
+from mobifarm.controller.farm.door import NO_BUNDLE, STILL_JOINED, Door, door_tls
 from mobifarm.controller.farm.versions import mismatch, versions
+from mobifarm.workloads.models.catalogue import MANIFEST, bundle_files, bundle_named
 
 VERSIONS = {"mobifarm": "1.0", "python": "3.11.7", "ray": "2.60.0", "protocol": "abc"}
 
@@ -85,3 +87,35 @@ def test_the_door_speaks_tls_as_soon_as_ray_does(monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).touch()
         monkeypatch.setenv(f"RAY_TLS_{name}", str(tmp_path / name))
     assert door_tls()["ssl_ca_certs"] == str(tmp_path / "CA_CERT")
+
+
+async def test_files_of_a_bundle_and_nothing_else_are_sent_in_parts(tiny_bundle_path: Path) -> None:
+    bundle_hash = bundle_named(str(tiny_bundle_path)).hash
+    name = next(iter(bundle_files(tiny_bundle_path, bundle_hash)))
+    data = (tiny_bundle_path / name).read_bytes()
+    (tiny_bundle_path / "diary").write_text("not of the bundle")
+
+    async def get(
+        path: str, token: str = "secret", model: str = str(tiny_bundle_path), **headers: str
+    ) -> Any:
+        transport = httpx.ASGITransport(app=make().app())
+        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+            headers["authorization"] = f"Bearer {token}"
+            return await client.get(f"/bundles/{path}", params={"model": model}, headers=headers)
+
+    try:
+        assert (await get(f"{bundle_hash}/{name}")).content == data
+        part = await get(f"{bundle_hash}/{name}", range="bytes=3-")
+        assert (part.status_code, part.content) == (206, data[3:])
+        assert (await get(f"{bundle_hash}/{name}", range=f"bytes={len(data)}-")).status_code == 416
+        assert (await get(f"{bundle_hash}/{MANIFEST}")).status_code == 200
+        assert (await get(f"{bundle_hash}/{name}", token="guess")).status_code == 401
+        for refused in (
+            await get(f"{bundle_hash}/diary"),
+            await get(f"{bundle_hash}/..%2fdiary"),
+            await get(f"{'0' * 64}/{name}"),
+            await get(f"{bundle_hash}/{name}", model="/etc"),
+        ):
+            assert refused.status_code == NO_BUNDLE
+    finally:
+        (tiny_bundle_path / "diary").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -415,6 +416,20 @@ async def test_a_host_that_does_not_begin_changes_nothing(path: Path) -> None:
         assert not farm.state.hosts
 
 
+async def test_who_looks_on_is_told_of_every_stored_event_and_stops_nothing(path: Path) -> None:
+    host = ScriptedHost()
+    seen: list[object] = []
+
+    def broken(event: object) -> None:
+        raise ValueError("not the farm's fault")
+
+    async with running(path, host) as farm:
+        farm.watchers += [broken, seen.append]
+        added = DeviceAdded(1.0, "b", "b", "test")
+        await farm.apply(added)
+        assert added in seen
+
+
 async def test_a_phone_whose_host_is_away_is_refused_in_words(path: Path) -> None:
     hub = ScriptedHost()
     async with running(path, ScriptedHost()) as farm:
@@ -424,3 +439,60 @@ async def test_a_phone_whose_host_is_away_is_refused_in_words(path: Path) -> Non
         await following
         with pytest.raises(HostError, match="mobifarm hosts"):
             await farm.edits("hub/b", ListEdits())
+
+
+async def test_a_full_store_ends_the_farm_with_one_error(tmp_path: Path) -> None:
+    host, store = ScriptedHost(), SqliteStore(tmp_path / "s.sqlite")
+    farm = Farm(
+        store=store,
+        host=host,
+        policy=FifoPolicy(),
+        settings=LeaseSettings(),
+        clock=lambda: 10.0,
+        identifier=lambda prefix: prefix,
+    )
+    running = asyncio.create_task(farm.run())
+    async with asyncio.timeout(60):
+        await farm.started.wait()
+        await farm.apply(DeviceAdded(1.0, "a", "tcp:a", "test"), ready("a"), job(1))
+        (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        for number in range(300):
+            host.queue.put_nowait([DeviceLost(2.0, "a", f"{number} " + "x" * 400), ready("a")])
+        with pytest.raises(HostError, match="is full"):
+            await running
+    store.close()
+
+
+async def test_no_lease_leaves_before_what_it_follows_from_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_answers = threading.Event()
+    disk_answers.set()
+    commit = SqliteStore._commit
+
+    def slow_commit(store: SqliteStore, requests: Any) -> None:
+        assert disk_answers.wait(60)
+        commit(store, requests)
+
+    monkeypatch.setattr(SqliteStore, "_commit", slow_commit)
+    path, host = tmp_path / "s.sqlite", ScriptedHost()
+    try:
+        async with running(path, host) as farm:
+            await farm.apply(DeviceAdded(1.0, "a", "tcp:a", "test"), job(1))
+            disk_answers.clear()
+            host.queue.put_nowait([ready("a")])
+            while not farm.state.leases:  # the policy need not wait for the disk
+                await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert host.dispatched.empty()
+            with StoreReader(path) as reader:
+                assert len(list(reader.events())) == 3  # started, added, submitted
+            disk_answers.set()
+            await host.dispatched.get()
+            with StoreReader(path) as reader:
+                kinds = [type(event).__name__ for _, event in reader.events()]
+            assert kinds[3:] == ["DeviceReady", "LeaseGranted"]
+    finally:
+        disk_answers.set()

@@ -164,6 +164,10 @@ class Unsettled:
     """Answers, and cannot be set up."""
 
 
+async def _nowhere(model: str, bundle_hash: str, progress: Any) -> Path:
+    return Path("/nowhere")
+
+
 class Bench:
     """A session with its reports, waited for by kind."""
 
@@ -177,7 +181,7 @@ class Bench:
             "tcp:x:1",
             host="host",
             connect=self._connect,
-            bundle_folder=lambda model, bundle_hash: Path("/nowhere"),
+            bundle_folder=_nowhere,
             emit=self._emit,
             clock=lambda: 1.0,
             monotonic=lambda: self.now,

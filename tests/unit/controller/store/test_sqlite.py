@@ -9,6 +9,7 @@ from mobifarm.controller.core.events import (
     DeviceAdded,
     DeviceLost,
     DeviceReady,
+    DeviceTagged,
     Identity,
     JobSubmitted,
     LeaseExpired,
@@ -131,13 +132,15 @@ def test_the_store_of_an_older_version_is_read_and_completed(path):
         write(store, DeviceAdded(1.0, "p1", "", "tcp"))
     connection = sqlite3.connect(path)
     connection.execute("ALTER TABLE devices DROP COLUMN ready_after_s")
+    connection.execute("ALTER TABLE devices DROP COLUMN tags")
     connection.close()
     with StoreReader(path) as reader:
-        assert [view.ready_after_s for view in reader.devices()] == [None]
+        assert [(view.ready_after_s, view.tags) for view in reader.devices()] == [(None, None)]
     with SqliteStore(path) as store, StoreReader(path) as reader:
         identity = Identity("p1", "serial", "f")
         write(store, DeviceReady(2.0, "p1", "h", identity, {}, "virtual", (), "1", 0, (), ready_after_s=2.5))
-        assert [view.ready_after_s for view in reader.devices()] == [2.5]
+        write(store, DeviceTagged(3.0, "p1", ("bench", "loud")))
+        assert [(view.ready_after_s, view.tags) for view in reader.devices()] == [(2.5, ("bench", "loud"))]
 
 
 def test_a_file_of_something_else_is_refused_and_left_alone(path):

@@ -1,0 +1,78 @@
+"""Rows for other programs: typed, with the passport, and harmless in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from mobifarm.workloads.exports import export_rows, to_csv, to_parquet
+from mobifarm.workloads.summary import Summary, TrialRecord, summarise
+
+
+def trial(number: int, passport: dict[str, Any] | None, **result: Any) -> TrialRecord:
+    payload = {
+        "bundle_hash": "b",
+        "method_label": "forward",
+        "seed": 2**52 + number,
+        "record": {"record_id": f"r{number}", "subject": "=Ann", "prompt": "p"},
+        "repeat": 0,
+    }
+    stored = None
+    if passport is not None:
+        found = {"status": "converged", "message": "", "scores": [], "cost": {"edit_s": 2, **result}}
+        stored = {"attempt_id": f"a{number}", "device_id": "tcp:1", "result": found, "passport": passport}
+    return TrialRecord(f"j/{number}", f"edit {number}", "done" if stored else "pending", payload, stored)
+
+
+def table() -> tuple[Summary, list[TrialRecord]]:
+    first = {
+        "phone": {"serial": "-1\x1b[31m", "soc": None},
+        "settings": {"directions": 8},
+        "temperatures": {"first": {"battery/temperature": {"value": 30, "unit": "degC"}}},
+        "sensors": [{"name": "battery/temperature"}],
+        "kept": False,
+    }
+    second = {
+        "phone": {"serial": "S2"},
+        "temperatures": {"first": {"battery/temperature": {"value": 31.5, "unit": "degC"}}},
+    }
+    trials = [trial(1, first), trial(2, second, edit_s=2.5), trial(3, None)]
+    return summarise(trials, []), trials
+
+
+def test_a_row_has_the_edit_what_was_asked_and_its_passport() -> None:
+    columns, rows = export_rows(*table())
+    assert columns[0] == "trial_id"
+    assert [row["asked.seed"] for row in rows] == [2**52 + 1, 2**52 + 2, 2**52 + 3]
+    assert rows[0]["passport.temperatures.first.battery/temperature.unit"] == "degC"
+    assert rows[0]["passport.settings"] == '{"directions": 8}'
+    assert rows[1]["passport.sensors"] is None
+    assert {value for name, value in rows[2].items() if name.startswith("passport.")} == {None}
+    assert all(list(row) == columns for row in rows)
+
+
+def test_csv_is_harmless_and_leaves_unmeasured_cells_empty() -> None:
+    text = to_csv(*table())
+    assert "\x1b" not in text
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows[0]["passport.phone.serial"] == "'-1�[31m"
+    assert rows[0]["asked.subject"] == "'=Ann"
+    assert (rows[2]["edit_s"], rows[2]["passport.phone.serial"]) == ("", "")
+
+
+def test_parquet_has_types_and_says_where_it_is_from() -> None:
+    found = parquet.read_table(io.BytesIO(to_parquet(*table(), {"job_id": "job-1"})))
+    columns, rows = export_rows(*table())
+    assert found.column_names == columns
+    assert found.to_pylist() == rows
+    types = {name: found.schema.field(name).type for name in columns}
+    assert types["asked.seed"] == pyarrow.int64()
+    assert types["edit_s"] == pyarrow.float64()
+    assert types["passport.temperatures.first.battery/temperature.value"] == pyarrow.float64()
+    assert types["passport.kept"] == pyarrow.bool_()
+    assert types["passport.phone.soc"] == pyarrow.string()
+    assert found.schema.metadata[b"job_id"] == b"job-1"

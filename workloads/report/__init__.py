@@ -1,0 +1,1 @@
+"""A job's report: one HTML file that stands alone."""
