@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,12 +39,10 @@ def top(
             console().print(render(picture))
             return
         screen = console()
-        with Live(render(picture), console=screen, auto_refresh=False, screen=screen.is_terminal) as shown:
-            try:
-                for news in _pictures(client):
-                    shown.update(render(news), refresh=True)
-            except KeyboardInterrupt:
-                pass
+        live = Live(render(picture), console=screen, auto_refresh=False, screen=screen.is_terminal)
+        with contextlib.suppress(KeyboardInterrupt), live as shown:
+            for news in _pictures(client):
+                shown.update(render(news), refresh=True)
 
 
 def _pictures(client: FarmClient) -> Iterator[Mapping[str, Any]]:

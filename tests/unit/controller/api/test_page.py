@@ -38,6 +38,10 @@ class Drains:
         return {"device_id": device_id, "state": "drained"}
 
 
+async def no_metrics() -> bytes:
+    return b""
+
+
 @pytest.fixture
 def services(tmp_path: Path) -> Services:
     people = {
@@ -50,6 +54,7 @@ def services(tmp_path: Path) -> Services:
         Drains(),  # type: ignore[arg-type]
         lambda: StoreReader(tmp_path / "farm.sqlite"),
         people.get,
+        metrics=no_metrics,
         clock=lambda: 50.0,
     )
 
