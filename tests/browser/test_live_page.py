@@ -288,7 +288,8 @@ def test_a_hidden_page_lets_its_stream_go(page: Page) -> None:
         page.evaluate(hide, "visible")
 
 
-def test_top_shows_the_same_and_ends_with_ctrl_c(farm: Any) -> None:
+def test_top_shows_the_same_and_ends_with_ctrl_c(farm: Any, page: Page) -> None:
+    wait_for_state(page, farm.first_phone()[0].address, "ready")
     shown = json.loads(farm.run("top", "--json"))
     assert farm.first_phone()[0].address in shown["devices"]["device_id"]
     assert "Pixel 8" in farm.run("top", "--once")
