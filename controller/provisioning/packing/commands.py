@@ -11,13 +11,24 @@ from typing import Final
 
 from mobifarm.controller.errors import HostError
 
+
+class DownloadError(HostError):
+    """Something cannot be had from where others keep it: the network, or they have it no more."""
+
+
 Report = Callable[[str], None]
 """Called with what is being done, in words."""
 
 _TROUBLE: Final = re.compile(r"^(?:E|Err|W|ERROR|error)(?::\d+)?[: ]\s*(.+)$", re.MULTILINE)
 
 
-def run_command(command: Sequence[str | Path], what: str, deadline_s: float, folder: Path | None = None) -> str:
+def run_command(
+    command: Sequence[str | Path],
+    what: str,
+    deadline_s: float,
+    folder: Path | None = None,
+    failure: type[HostError] = HostError,
+) -> str:
     """What a command writes to its standard output.
 
     Args:
@@ -25,6 +36,7 @@ def run_command(command: Sequence[str | Path], what: str, deadline_s: float, fol
         what: what is done, after "could not".
         deadline_s: until it is ended.
         folder: where it runs.
+        failure: what is raised in these cases.
 
     Raises:
         HostError: it is missing, failed, or did not end in time.
@@ -41,11 +53,11 @@ def run_command(command: Sequence[str | Path], what: str, deadline_s: float, fol
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
     except FileNotFoundError as error:
-        raise HostError(f"could not {what}: {command[0]} is missing on this machine") from error
+        raise failure(f"could not {what}: {command[0]} is missing on this machine") from error
     except subprocess.TimeoutExpired as error:
-        raise HostError(f"could not {what} within {deadline_s:.0f} s; check the network, then retry") from error
+        raise failure(f"could not {what} within {deadline_s:.0f} s; retry") from error
     if outcome.returncode != 0:
-        raise HostError(f"could not {what}: {last_trouble(outcome.stderr + outcome.stdout)}")
+        raise failure(f"could not {what}: {last_trouble(outcome.stderr + outcome.stdout)}")
     return outcome.stdout
 
 

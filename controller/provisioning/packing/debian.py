@@ -6,6 +6,7 @@ nothing is installed. apt checks the signatures.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from mobifarm.controller.errors import HostError
-from mobifarm.controller.provisioning.packing.commands import Report, run_command
+from mobifarm.controller.provisioning.packing.commands import DownloadError, Report, run_command
 
 # Nothing that a phone's Python needs has another kind of name; without this limit perl would come along.
 _WANTED: Final = re.compile(r"(lib|zlib|python3)[a-z0-9.+-]*")
@@ -81,7 +82,7 @@ class DebianPackages:
             return self._fetch()
         try:
             return self._fetch()
-        except HostError:
+        except DownloadError:
             # Debian replaces packages; its lists of yesterday name files that are gone.
             self._update()
             return self._fetch()
@@ -99,11 +100,8 @@ class DebianPackages:
     def _update(self) -> None:
         self._report(f"asking Debian for its list of {self._architecture} packages")
         # A source that fails may be one that has no such packages; whether enough came shows below.
-        try:
+        with contextlib.suppress(DownloadError):
             self._apt("apt-get", "update", what="read Debian's package lists")
-            self._trouble = ""
-        except HostError as error:
-            self._trouble = str(error)
 
     def _fetch(self) -> list[Package]:
         packages = self._find()
@@ -115,7 +113,7 @@ class DebianPackages:
             self._apt("apt-get", "download", *names, what=f"download Debian's {self._architecture} packages")
         damaged = [package.name for package in packages if not self._is_here(package)]
         if damaged:
-            raise HostError(f"these packages of Debian arrived damaged: {', '.join(damaged)}; retry")
+            raise DownloadError(f"these packages of Debian arrived damaged: {', '.join(damaged)}; retry")
         kept = {package.file_name for package in packages}
         for path in (self._folder / "packages").iterdir():
             if path.name not in kept:
@@ -145,7 +143,11 @@ class DebianPackages:
 
     def _apt(self, program: str, *arguments: str, what: str) -> str:
         return run_command(
-            [program, "-c", self._configuration, *arguments], what, _DEADLINE_S, self._folder / "packages"
+            [program, "-c", self._configuration, *arguments],
+            f"{what} (is the network there, and is this Debian?)",
+            _DEADLINE_S,
+            self._folder / "packages",
+            DownloadError,
         )
 
 
@@ -158,4 +160,4 @@ def python_version(packages: list[Package]) -> str:
     for package in packages:
         if match := _PYTHON.fullmatch(package.name):
             return match[1]
-    raise HostError("this machine's package sources have no Python for arm64; retry on a Debian machine")
+    raise DownloadError("this machine's package sources have no Python for arm64; retry on a Debian machine")

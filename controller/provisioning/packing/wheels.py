@@ -12,13 +12,12 @@ from typing import Final
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from mobifarm.controller.errors import HostError
-from mobifarm.controller.provisioning.packing.commands import Report, run_command
+from mobifarm.controller.provisioning.packing.commands import DownloadError, Report, run_command
 
 # Debian 12's glibc is 2.36; wheels ask for at most 2.28 today.
 _GLIBC_MINORS: Final = range(17, 37)
 _STALL_S: Final = 30
-_DEADLINE_S: Final = 300
+_DEADLINE_S: Final = 600
 
 
 def fetch_wheels(
@@ -31,23 +30,24 @@ def fetch_wheels(
         wanted: canonical name and version of each distribution.
         machine: Linux's name of the processor, ``aarch64``.
         python: version that they are for, such as ``3.11``.
-        report: told about each download.
+        report: told what is downloaded.
 
     Raises:
-        HostError: one cannot be had; the message names it.
+        DownloadError: one cannot be had; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = sorted(wanted.items() - _wheels_in(folder).keys())
-    for number, (name, version) in enumerate(missing, 1):
-        report(f"downloading {name} {version} ({number} of {len(missing)})")
-        _download(folder, f"{name}=={version}", machine, python)
+    if missing:
+        names = [f"{name}=={version}" for name, version in missing]
+        report(f"downloading {len(names)} wheels: {', '.join(names)}")
+        _download(folder, names, machine, python)
     there = _wheels_in(folder)
     for key, path in there.items():
         if key not in wanted.items():
             path.unlink()
     lacking = sorted(wanted.items() - there.keys())
     if lacking:
-        raise HostError(f"pip brought something else than {' '.join(lacking[0])}")
+        raise DownloadError(f"pip brought something else than {' '.join(lacking[0])}")
     return [there[item] for item in sorted(wanted.items())]
 
 
@@ -55,7 +55,7 @@ def unpack_wheels(wheels: list[Path], target: Path) -> None:
     """Unpack wheels into ``target``, as an installation would, but for scripts.
 
     Raises:
-        HostError: a wheel is damaged.
+        DownloadError: a wheel is damaged.
     """
     for wheel in wheels:
         try:
@@ -63,7 +63,7 @@ def unpack_wheels(wheels: list[Path], target: Path) -> None:
                 archive.extractall(target)
         except (zipfile.BadZipFile, EOFError) as error:
             wheel.unlink()
-            raise HostError(f"{wheel.name} arrived damaged; retry") from error
+            raise DownloadError(f"{wheel.name} arrived damaged; retry") from error
 
 
 def checksum(path: Path) -> str:
@@ -72,17 +72,18 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _download(folder: Path, requirement: str, machine: str, python: str) -> None:
+def _download(folder: Path, requirements: list[str], machine: str, python: str) -> None:
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in _GLIBC_MINORS]
     run_command(
         [
             *(sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"),
             *("--quiet", "--no-deps", "--only-binary=:all:", "--implementation=cp"),
             *(f"--python-version={python}", f"--platform=manylinux2014_{machine}", *platforms),
-            *(f"--timeout={_STALL_S}", "--retries=2", f"--dest={folder}", requirement),
+            *(f"--timeout={_STALL_S}", "--retries=2", f"--dest={folder}", *requirements),
         ],
-        f"download {requirement} for {machine} and Python {python} (is the network there?)",
+        f"download the agent's dependencies for {machine} and Python {python} (is the network there?)",
         _DEADLINE_S,
+        failure=DownloadError,
     )
 
 
