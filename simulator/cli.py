@@ -49,7 +49,9 @@ def run(
     ] = False,
     abi: Annotated[
         str,
-        typer.Option(help="Processor: x86_64, or arm64-v8a (by qemu-aarch64 on a PC). [default: the computer's]"),
+        typer.Option(
+            help="Processor: x86_64, or arm64-v8a (by qemu-aarch64 on a PC). [default: the computer's]"
+        ),
     ] = "",
     as_json: _Json = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,

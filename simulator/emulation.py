@@ -1,9 +1,9 @@
 """Lets a phone run programs for another processor than the computer's: qemu-user, called by the kernel.
 
-Since Linux 6.7 a user namespace can have its own binfmt_misc, the kernel's table of "programs of this kind are run
-by that interpreter". A sandboxed phone is started in a namespace with such a table, which only its own processes see
-and which goes with them: the computer's own table is not touched. The phone's shell, its scripts and whoever
-calls them know nothing of this, as on a real phone.
+Since Linux 6.7 a user namespace can have its own binfmt_misc, the kernel's table of "programs of this kind
+are run by that interpreter". A phone is started in a namespace with such a table, which only its own processes
+see and which goes with them: the computer's own table is not touched. The phone's shell, its scripts and
+whoever calls them know nothing of this, as on a real phone.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mobifarm.simulator.image import LINKER, ImageError, with_interpreter
+
 _TABLE: Final = "/proc/sys/fs/binfmt_misc"
-# A 64-bit little-endian ELF program (type 2) or shared library (3) of machine 183, AArch64. F: the kernel opens
-# the interpreter now, so that phones need not have it in their root.
+# A 64-bit little-endian ELF program (type 2) or shared library (3) of machine 183, AArch64. F: the kernel
+# opens the interpreter now, so that phones need not have it in their root.
 _MAGIC: Final = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 _MASK: Final = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 _TRIAL_S: Final = 20
+# Debian's names of it, in newer releases the second.
+_PROGRAMS: Final = ("qemu-aarch64-static", "qemu-aarch64")
 
 # What programs look for that ask which processor they run on: a Cortex-A510 with the features that qemu has.
 _PROCESSOR: Final = """\
 processor\t: {number}
 BogoMIPS\t: 49.15
-Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop \
-asimddp
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc \
+dcpop asimddp
 CPU implementer\t: 0x41
 CPU architecture: 8
 CPU variant\t: 0x1
@@ -47,8 +51,8 @@ class EmulationUnavailableError(Exception):
 class Emulation:
     """An emulated processor.
 
-    ``interpreter``: a static qemu, where phones need a table of their own; None where the computer's table, which
-    Debian's qemu packages may have written, does it.
+    ``interpreter``: a static qemu, where phones need a table of their own; None where the computer's table,
+    which Debian's qemu packages may have written, does it.
     """
 
     abi: str
@@ -99,12 +103,14 @@ def find_emulation(abi: str) -> Emulation | None:
         raise EmulationUnavailableError(f"virtual phones are {known} phones here, not {abi}")
     if _is_in_table(_TABLE):
         return Emulation(abi, None)
-    program = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    found = [Path(path).resolve() for name in _PROGRAMS if (path := shutil.which(name))]
+    program = next((path for path in found if _is_static(path)), None)
     if program is None:
         raise EmulationUnavailableError(
-            "qemu-aarch64 is not installed; scripts/setup_arm64.sh or `apt-get install qemu-user-static` brings it"
+            "no static qemu-aarch64 is installed; scripts/setup_arm64.sh installs it, or apt-get install "
+            "qemu-user-static"
         )
-    emulation = Emulation(abi, Path(program).resolve())
+    emulation = Emulation(abi, program)
     try:
         done = subprocess.run(
             [*emulation.command_prefix, "true"], capture_output=True, text=True, check=False, timeout=_TRIAL_S
@@ -113,10 +119,19 @@ def find_emulation(abi: str) -> Emulation | None:
         raise EmulationUnavailableError(f"unshare (of util-linux) cannot be used here: {error}") from error
     if done.returncode != 0:
         raise EmulationUnavailableError(
-            "the kernel does not let a user namespace choose how programs are run, which takes Linux 6.7 or later "
-            f"and allowed user namespaces; this is {platform.release()} ({done.stderr.strip()[-200:]})"
+            "the kernel does not let a user namespace choose how programs are run, which takes Linux 6.7 or "
+            f"later and allowed user namespaces; this is {platform.release()} ({done.stderr.strip()[-200:]})"
         )
     return emulation
+
+
+def _is_static(program: Path) -> bool:
+    """Whether it needs no loader, which the phone's root does not hold."""
+    data = program.read_bytes()
+    try:
+        return with_interpreter(data, LINKER) == data
+    except ImageError:
+        return False
 
 
 def _is_in_table(table: str) -> bool:

@@ -88,7 +88,7 @@ class SandboxMachine:
         )
 
     def command(self, folders: Folders, channel: int, information: int) -> list[str]:
-        # Programs read which processor they run on from there, and onnxruntime dies where that is another one.
+        # Programs read there which processor they run on; onnxruntime dies where that is another one.
         processors = ("--ro-bind", str(_processors_file(folders)), "/proc/cpuinfo") if self._emulation else ()
         return [
             *(self._emulation.command_prefix if self._emulation else ()),

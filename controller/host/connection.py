@@ -70,7 +70,9 @@ class Phone:
         """What kind of machine this is, as the phone itself says."""
         if self.properties.get("ro.boot.mobifarm.virtual") != "1":
             return "phone"
-        emulated = self.properties.get("ro.boot.mobifarm.emulator") and cpu_abi(self.properties) == "arm64-v8a"
+        emulated = (
+            self.properties.get("ro.boot.mobifarm.emulator") and cpu_abi(self.properties) == "arm64-v8a"
+        )
         return "qemu_arm64" if emulated else "virtual"
 
     async def push_bundle(self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]) -> None:

@@ -1,9 +1,9 @@
 """The agent's runtime: a Python of its own that needs nothing from the phone but the kernel.
 
 Phones have no Python and no glibc, and no Android wheels of the agent's dependencies exist. So an archive
-carries an interpreter, its standard library, the shared libraries of both with their own dynamic loader and the
-agent's dependencies; a second, small one carries the agent. For phones with this machine's kind of processor it
-is the Python that runs here; for others it is made from Debian's packages and PyPI's wheels.
+carries an interpreter, its standard library, the agent's dependencies, and the shared libraries of all these
+with their own dynamic loader; a second, small one carries the agent. For phones with this machine's kind of
+processor it is the Python that runs here; for others it is made from Debian's packages and PyPI's wheels.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def known_abis() -> list[str]:
     return sorted({*registries.TARGETS, host_abi()} - {""})
 
 
-def ensure_runtime(cache: Path, abi: str, report: Report = lambda _doing: None, *, anew: bool = False) -> Runtime:
+def ensure_runtime(
+    cache: Path, abi: str, report: Report = lambda _doing: None, *, anew: bool = False
+) -> Runtime:
     """The runtime for phones of ``abi``, built into ``cache``/runtimes where it is missing or stale.
 
     Deterministic: the same inputs give the same bytes. Of several processes one builds, the others wait.

@@ -1,4 +1,4 @@
-"""Archives that are named by their hash, in a folder of the user's cache; the same files give the same bytes."""
+"""Archives that are named by their hash, in the user's cache; the same files give the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs into a runtime, whichever processor it is for: what is left out, how it is run, the agent's files."""
+"""What belongs into a runtime for any processor: what is left out, how it is run, the agent's files."""
 
 from __future__ import annotations
 

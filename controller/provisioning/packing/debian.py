@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mobifarm.controller.errors import HostError
 from mobifarm.controller.provisioning.packing.commands import DownloadError, Report, run_command
 
 # Nothing that a phone's Python needs has another kind of name; without this limit perl would come along.
@@ -75,7 +74,7 @@ class DebianPackages:
         ``anew`` asks for the newest; else what is known stays, as long as it can be had.
 
         Raises:
-            HostError: the packages cannot be had; the message says what to check.
+            DownloadError: the packages cannot be had; the message says what to check.
         """
         if anew or not any((self._folder / "state" / "lists").glob("*_Packages*")):
             self._update()
@@ -155,7 +154,7 @@ def python_version(packages: list[Package]) -> str:
     """Which Python is among the packages, such as ``3.11``.
 
     Raises:
-        HostError: none is.
+        DownloadError: none is.
     """
     for package in packages:
         if match := _PYTHON.fullmatch(package.name):

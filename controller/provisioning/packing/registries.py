@@ -1,4 +1,4 @@
-"""A runtime for phones with another kind of processor: Debian's Python and PyPI's wheels, built for it elsewhere.
+"""A runtime for phones with another kind of processor, from Debian's Python and PyPI's wheels.
 
 The dependencies have the versions that are installed here; Python is the one of this machine's Debian.
 """
@@ -75,7 +75,8 @@ def python_members(
         anew: ask Debian for newer packages.
 
     Raises:
-        HostError: something cannot be had or does not fit together.
+        DownloadError: something cannot be had.
+        HostError: what was fetched does not fit together.
     """
     target = TARGETS[abi]
     debian = DebianPackages(folder / "debian", target.debian, report)
@@ -126,7 +127,7 @@ def _libraries(files: list[Path], available: dict[str, Path], target: Target) ->
     while pending or needed:
         for path in pending:
             try:
-                needed |= {name: path.name for name in needed_libraries(path)}
+                needed |= dict.fromkeys(needed_libraries(path), path.name)
             except ValueError as error:
                 raise HostError(f"{path.name} cannot be packed: {error}") from error
         pending = []
