@@ -1,9 +1,9 @@
 """Lets a phone run programs for another processor than the computer's: qemu-user, called by the kernel.
 
 Since Linux 6.7 a user namespace can have its own binfmt_misc, the kernel's table of "programs of this kind
-are run by that interpreter". A phone is started in a namespace with such a table, which only its own processes
-see and which goes with them: the computer's own table is not touched. The phone's shell, its scripts and
-whoever calls them know nothing of this, as on a real phone.
+are run by that interpreter". A phone is started in a namespace with such a table, which only its own
+processes see and which goes with them: the computer's own table is not touched. The phone's shell, its
+scripts and whoever calls them know nothing of this, as on a real phone.
 """
 
 from __future__ import annotations

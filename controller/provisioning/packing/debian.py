@@ -62,6 +62,7 @@ class DebianPackages:
         self._folder = folder
         self._architecture = architecture
         self._report = report
+        self._packages = folder / "packages"
         self._configuration = folder / "apt.conf"
         for part in ("state/lists/partial", "cache/archives/partial", "packages"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ class DebianPackages:
             HostError: a package is damaged or ``dpkg-deb`` is missing.
         """
         for package in packages:
-            path = self._folder / "packages" / package.file_name
+            path = self._packages / package.file_name
             run_command(["dpkg-deb", "-x", path, target], f"unpack {path.name}", _DEADLINE_S)
 
     def _update(self) -> None:
@@ -108,13 +109,16 @@ class DebianPackages:
         if missing:
             size = sum(package.size_bytes for package in missing) / 1e6
             self._report(f"downloading {len(missing)} packages of Debian ({size:.0f} MB)")
+            for package in missing:
+                (self._packages / package.file_name).unlink(missing_ok=True)
             names = [package.name for package in missing]
-            self._apt("apt-get", "download", *names, what=f"download Debian's {self._architecture} packages")
+            what = f"download Debian's {self._architecture} packages"
+            self._apt("apt-get", "download", *names, what=what, folder=self._packages)
         damaged = [package.name for package in packages if not self._is_here(package)]
         if damaged:
             raise DownloadError(f"these packages of Debian arrived damaged: {', '.join(damaged)}; retry")
         kept = {package.file_name for package in packages}
-        for path in (self._folder / "packages").iterdir():
+        for path in self._packages.iterdir():
             if path.name not in kept:
                 path.unlink()
         return packages
@@ -127,6 +131,7 @@ class DebianPackages:
             found |= pending
             text = self._apt("apt-cache", "depends", *sorted(pending), what=what)
             pending = {name for name in _DEPENDS.findall(text) if _WANTED.fullmatch(name)} - found
+        # Not among the packages: of those that lie there apt tells nothing.
         text = self._apt("apt-get", "download", "--print-uris", *sorted(found), what=what)
         return sorted(
             (Package(name, int(size), sha256) for name, size, sha256 in _ADDRESS.findall(text)),
@@ -135,17 +140,17 @@ class DebianPackages:
 
     def _is_here(self, package: Package) -> bool:
         try:
-            with (self._folder / "packages" / package.file_name).open("rb") as file:
+            with (self._packages / package.file_name).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == package.sha256
         except FileNotFoundError:
             return False
 
-    def _apt(self, program: str, *arguments: str, what: str) -> str:
+    def _apt(self, program: str, *arguments: str, what: str, folder: Path | None = None) -> str:
         return run_command(
             [program, "-c", self._configuration, *arguments],
             f"{what} (is the network there, and is this Debian?)",
             _DEADLINE_S,
-            self._folder / "packages",
+            folder or self._folder,
             DownloadError,
         )
 

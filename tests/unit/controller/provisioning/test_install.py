@@ -26,8 +26,8 @@ class FullPhone:
 
     def shell(self, command: str, timeout_s: float = 30.0) -> ShellResult:
         if command.startswith("df "):
-            return ShellResult(f"Filesystem 1K-blocks\n/dev/x 9 9 {self.free >> 10} 9% /data\n", "", 0)
-        return ShellResult("", "", 1)
+            return ShellResult(0, f"Filesystem 1K-blocks\n/dev/x 9 9 {self.free >> 10} 9% /data\n", "")
+        return ShellResult(1, "", "")
 
     def push(self, source: Path, target: str) -> None:
         self.pushed.append(target)

@@ -34,7 +34,9 @@ class Apt:
         self.calls: list[str] = []
         self.reachable = True
 
-    def __call__(self, command: Sequence[str | Path], what: str, *_: Any) -> str:
+    def __call__(
+        self, command: Sequence[str | Path], what: str, _deadline_s: float, where: Path, *_: Any
+    ) -> str:
         program, configuration, arguments = command[0], command[2], [str(word) for word in command[3:]]
         assert (program in ("apt-get", "apt-cache"), command[1]) == (True, "-c")
         assert 'APT::Architecture "arm64"' in Path(configuration).read_text()
@@ -58,11 +60,13 @@ class Apt:
                 f"'http://deb.debian.org/{name}.deb' {self.file(name)} {len(self.content(name))} "
                 f"SHA256:{hashlib.sha256(self.content(name)).hexdigest()}\n"
                 for name in arguments[2:]
+                if not (where / self.file(name)).exists()
             )
         if self.version != self.listed or not self.reachable:
             raise DownloadError("404")
         for name in arguments[1:]:
-            (self.folder / "packages" / self.file(name)).write_bytes(self.content(name))
+            assert not (where / self.file(name)).exists()
+            (where / self.file(name)).write_bytes(self.content(name))
         return ""
 
     def file(self, name: str) -> str:
