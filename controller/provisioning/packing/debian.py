@@ -23,11 +23,14 @@ _DEPENDS: Final = re.compile(r"^ [ |](?:Pre)?Depends: ([a-z0-9.+-]+)$", re.MULTI
 _ADDRESS: Final = re.compile(r"^'[^']+' (\S+\.deb) (\d+) SHA256:([0-9a-f]{64})$", re.MULTILINE)
 _DEADLINE_S: Final = 600
 
-# The machine's own hooks are for its own packages.
+# The machine's own hooks are for its own packages. Without the caches, which some machines turn off, every
+# question costs a second.
 _CONFIGURATION: Final = """\
 Dir::State "{folder}/state";
 Dir::State::status "{folder}/status";
 Dir::Cache "{folder}/cache";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "srcpkgcache.bin";
 #clear APT::Architectures;
 APT::Architecture "{architecture}";
 APT::Architectures {{ "{architecture}"; }};

@@ -24,7 +24,8 @@ ABI = "arm64-v8a"
 def arm64_phone() -> Iterator[str]:
     try:
         find_bubblewrap()
-        find_emulation(ABI)
+        if find_emulation(ABI) is None:
+            pytest.skip("this computer's processor is arm64: every virtual phone is such a phone")
         # Kept in the cache, so that only the first run of a machine downloads it.
         ensure_runtime(cache_directory(), ABI)
     except (SandboxUnavailableError, EmulationUnavailableError, DownloadError) as reason:
