@@ -113,7 +113,7 @@ class DevicesSpec(_Part):
     one phone, ``same_phone_per_record`` those of each record, ``spread`` shares them out evenly.
     """
 
-    execution: Literal["any", "phone", "virtual"] = "any"
+    execution: Literal["any", "phone", "virtual", "qemu_arm64"] = "any"
     count: Annotated[int, Field(ge=1)] | None = None
     serials: list[Text] = Field(default_factory=list)
     properties: dict[Text, str] = Field(default_factory=dict)

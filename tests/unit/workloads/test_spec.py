@@ -149,7 +149,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         "dataset, fil: is not a known name: did you mean file?",
         "methods, entry 1: the settings do not fit: 'step_limi' is no setting",
         "methods, entry 2: 'backward' is no editing method",
-        "devices, execution: is 'cloud': choose 'any', 'phone' or 'virtual'",
+        "devices, execution: is 'cloud': choose 'any', 'phone', 'virtual' or 'qemu_arm64'",
         "devices, serials, entry 1: is read as 83: put it in quotes",
         "devices, count: is 0",
         "repeats: is '1'",
