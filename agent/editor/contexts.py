@@ -230,9 +230,7 @@ class ContextLoss:
             for n, target in enumerate(suffix.targets)
         ]
         of_tokens = iter(output_gradients(self._bundle, surrogate, *zip(*places, strict=True)))
-        gradients = [
-            np.mean([next(of_tokens) for _ in suffix.targets], axis=0) for suffix in self._suffixes
-        ]
+        gradients = [np.mean([next(of_tokens) for _ in suffix.targets], axis=0) for suffix in self._suffixes]
         shares = np.array([suffix.share for suffix in self._suffixes])
         guesses = surrogate.predict(
             np.stack(gradients),
