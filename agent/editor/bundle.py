@@ -35,7 +35,7 @@ _PROBE_TOKENS = 8
 _POSITIONS_PER_CALL = 256
 _READ_OUTS_PER_CALL = 24
 # Freed memory that the calls may keep for each other.
-_SPARE_HEAP_BYTES = 24 * 2**20
+_SPARE_HEAP_BYTES = 20 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
