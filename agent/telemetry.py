@@ -24,6 +24,7 @@ PERIOD_S = 0.1
 SAMPLES_PER_BATCH = 10
 IDLE_PERIOD_S = 1.0
 IDLE_SAMPLES = 120
+_LONG_ENOUGH_S = 10.0  # a newer stretch of this length takes the place of a longer one
 IDLE_VALID_S = 1800.0  # a phone's idle power may be another after so long
 
 _Read = Callable[[], dict[str, float]]
@@ -198,7 +199,8 @@ class IdleSampler:
         self._read = read
         self._period_s = period_s
         self._clock_ns = clock_ns
-        self._samples: deque[TelemetrySample] = deque(maxlen=IDLE_SAMPLES)
+        self._now: deque[TelemetrySample] = deque(maxlen=IDLE_SAMPLES)
+        self._before: Sequence[TelemetrySample] = ()  # the stretch before the phone last had work
         self._listeners: set[Callable[[TelemetrySample], None]] = set()
         self._changed = threading.Condition()
         self._busy = 0
@@ -222,6 +224,9 @@ class IdleSampler:
         """The phone has work meanwhile: no sample is taken. May be nested."""
         with self._changed:
             self._busy += 1
+            if _duration_s(self._now) >= min(_duration_s(self._valid(self._before)), _LONG_ENOUGH_S):
+                self._before = tuple(self._now)
+            self._now.clear()
         try:
             yield
         finally:
@@ -240,20 +245,17 @@ class IdleSampler:
             self._listeners.discard(listener)
 
     def window(self) -> Sequence[TelemetrySample]:
-        """The samples of the last half hour that are kept, oldest first."""
+        """A stretch of the last half hour in which the phone had no work, oldest sample first."""
         with self._changed:
-            oldest_ns = self._clock_ns() - round(IDLE_VALID_S * 1e9)
-            return [sample for sample in self._samples if sample.monotonic_ns >= oldest_ns]
+            return max(list(self._now), list(self._valid(self._before)), key=_duration_s)
 
     def longest_s(self) -> float:
-        """How long the phone lay still without a break, at most, in the window."""
-        longest_ns = began_ns = last_ns = 0
-        for sample in self.window():
-            if sample.monotonic_ns - last_ns > 3 * self._period_s * 1e9:
-                began_ns = sample.monotonic_ns
-            last_ns = sample.monotonic_ns
-            longest_ns = max(longest_ns, last_ns - began_ns)
-        return longest_ns / 1e9
+        """How long the phone lay still in the window."""
+        return _duration_s(self.window())
+
+    def _valid(self, samples: Sequence[TelemetrySample]) -> Sequence[TelemetrySample]:
+        oldest_ns = self._clock_ns() - round(IDLE_VALID_S * 1e9)
+        return samples if samples and samples[-1].monotonic_ns >= oldest_ns else ()
 
     def _sample_while_idle(self) -> None:
         while True:
@@ -271,10 +273,14 @@ class IdleSampler:
                 if self._busy:
                     continue  # work began while the sensors were read
                 sample = TelemetrySample(monotonic_ns=monotonic_ns, values=values, phase=EDIT_PHASE_IDLE)
-                self._samples.append(sample)
+                self._now.append(sample)
                 listeners = list(self._listeners)
             for listener in listeners:
                 listener(sample)
+
+
+def _duration_s(samples: Sequence[TelemetrySample]) -> float:
+    return (samples[-1].monotonic_ns - samples[0].monotonic_ns) / 1e9 if samples else 0.0
 
 
 def _read_all(read: _Read) -> dict[str, float]:

@@ -167,6 +167,8 @@ def test_old_idle_samples_do_not_count():
     idle.sampler.start()
     assert idle.taken.acquire(timeout=30)
     idle.sampler.stop()
+    with idle.sampler.busy():
+        pass
     idle.now_ns += round(IDLE_VALID_S * 1e9) + 1_000_000_000
     assert idle.sampler.window() == []
     assert idle.sampler.longest_s() == 0.0
