@@ -44,12 +44,16 @@ class Samples:
         return len(self.monotonic_ns)
 
 
-def pack(batches: Iterable[pb.TelemetryBatch]) -> list[bytes]:
-    """Batches as pieces that :func:`unpack` takes; a piece is larger than PIECE_BYTES only for one batch."""
+def compress(batch: pb.TelemetryBatch) -> bytes:
+    """A batch at rest."""
+    return zlib.compress(batch.SerializeToString(), 1)
+
+
+def pack(compressed: Iterable[bytes]) -> list[bytes]:
+    """Batches of :func:`compress` as pieces for :func:`unpack`, of PIECE_BYTES at most or of one batch."""
     pieces: list[bytes] = []
     log, size = pb.TelemetryLog(), 0
-    for batch in batches:
-        data = zlib.compress(batch.SerializeToString(), 1)
+    for data in compressed:
         if size and size + len(data) > PIECE_BYTES:
             pieces.append(log.SerializeToString())
             log, size = pb.TelemetryLog(), 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mobifarm.v1 import agent_pb2 as pb
 from mobifarm.workloads.energy import edit_energy
-from mobifarm.workloads.samples import Samples, pack, unpack
+from mobifarm.workloads.samples import Samples, compress, pack, unpack
 
 RAILS = [{"name": f"rail/{name}/energy", "unit": "J", "resolution": 1e-6} for name in ("big", "little")]
 GAUGE = [
@@ -212,7 +212,7 @@ def test_pieces_carry_every_sample() -> None:
     batches[3].samples[0].values["y/late"] = math.inf
     batches[4].samples[0].values["y/late"] = 2.0
     batches[4].samples[0].values["phase"] = 2.0
-    pieces = pack(batches)
+    pieces = pack(map(compress, batches))
     assert len(pieces) > 1
     assert all(len(piece) < 100_000 for piece in pieces)
     found = unpack(pieces)
