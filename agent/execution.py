@@ -289,12 +289,14 @@ class Execution:
         if sampler is None:
             result, error = self._edit(attempt.attempt_id, job, report)
         else:
+            wanted_s = attempt.request.idle_window_s
+            if wanted_s > 0 and self._idle.longest_s() < wanted_s:
+                self._idle.lie_still(wanted_s, self._cancel)
             before = self._idle.window()
             for first in range(0, len(before), SAMPLES_PER_BATCH):
                 log.append(TelemetryBatch(samples=before[first : first + SAMPLES_PER_BATCH]))
             sampler.start()
             try:
-                self._lie_still(attempt.request.idle_window_s)
                 result, error = self._edit(attempt.attempt_id, job, report)
             finally:
                 telemetry = sampler.stop()
@@ -313,11 +315,6 @@ class Execution:
             # Kept in memory: worth more than nothing, and the farm usually listens.
             _log.exception("the result of attempt %s is not on disk", attempt.attempt_id)
         return result, error
-
-    def _lie_still(self, duration_s: float) -> None:
-        """Show what the phone draws without an edit, where it has not been seen long enough."""
-        if duration_s > 0 and self._idle.longest_s() < duration_s:
-            self._cancel.wait(duration_s)
 
     def _edit(
         self, attempt_id: str, job: EditJob, report: Report

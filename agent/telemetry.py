@@ -224,7 +224,8 @@ class IdleSampler:
         """The phone has work meanwhile: no sample is taken. May be nested."""
         with self._changed:
             self._busy += 1
-            if _duration_s(self._now) >= min(_duration_s(self._valid(self._before)), _LONG_ENOUGH_S):
+            known_s = _duration_s(self._valid(self._before))
+            if self._now and _duration_s(self._now) >= min(known_s, _LONG_ENOUGH_S):
                 self._before = tuple(self._now)
             self._now.clear()
         try:
@@ -247,11 +248,28 @@ class IdleSampler:
     def window(self) -> Sequence[TelemetrySample]:
         """A stretch of the last half hour in which the phone had no work, oldest sample first."""
         with self._changed:
-            return max(list(self._now), list(self._valid(self._before)), key=_duration_s)
+            stretches = (list(self._now), list(self._valid(self._before)))
+            return max(stretches, key=lambda one: (_duration_s(one), len(one)))
 
     def longest_s(self) -> float:
         """How long the phone lay still in the window."""
         return _duration_s(self.window())
+
+    def lie_still(self, duration_s: float, cancelled: threading.Event) -> None:
+        """See the phone idle for so long, in this thread and while it counts as having work.
+
+        For an attempt that wants to know what the phone draws without it; the next ones know it then, too.
+        """
+        period_s = max(PERIOD_S, duration_s / IDLE_SAMPLES)
+        samples: list[TelemetrySample] = []
+        while not cancelled.is_set():
+            monotonic_ns, values = self._clock_ns(), _read_all(self._read)
+            samples.append(TelemetrySample(monotonic_ns=monotonic_ns, values=values, phase=EDIT_PHASE_IDLE))
+            if _duration_s(samples) >= duration_s:
+                with self._changed:
+                    self._before = tuple(samples)
+                return
+            cancelled.wait(period_s)
 
     def _valid(self, samples: Sequence[TelemetrySample]) -> Sequence[TelemetrySample]:
         oldest_ns = self._clock_ns() - round(IDLE_VALID_S * 1e9)

@@ -17,11 +17,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mobifarm.workloads.samples import IDLE, Floats, Samples
+from mobifarm.workloads.samples import Floats, Samples
 
 RAILS: Final = "rails"
 BATTERY: Final = "battery"
-_SHORTEST_BASELINE_S: Final = 2.0
+_SHORTEST_BASELINE_S: Final = 1.0
 _BLOCKS: Final = 5
 _LONGEST_HOLE_S: Final = 5.0
 _LARGEST_WATTS: Final = 40.0
@@ -215,23 +215,16 @@ def _later(samples: Samples) -> NDArray[np.bool_]:
 def _baseline(samples: Samples, counted: _Counted, before: int) -> tuple[float, float]:
     """Idle power in watts, and the standard uncertainty with which it holds during the edit.
 
-    Idle time is one stretch before the attempt, of ``before`` samples, and one at its begin. The longer of
-    them is cut into blocks; how much these differ is how much the power of another time may differ from their
-    mean.
+    Idle time is one stretch of ``before`` samples. It is cut into blocks; how much these differ is how much
+    the power of another time may differ from their mean.
     """
-    is_idle = np.array([phase == IDLE for phase in samples.phase], dtype=bool)
-    times_s = samples.monotonic_ns / 1e9
-    stretches = (times_s[:before][is_idle[:before]], times_s[before:][is_idle[before:]])
-    begin, end = max(
-        ((float(one[0]), float(one[-1])) for one in stretches if len(one)),
-        key=lambda one: one[1] - one[0],
-        default=(0.0, 0.0),
-    )
+    idle_s = samples.monotonic_ns[:before] / 1e9
+    begin, end = (idle_s[0], idle_s[-1]) if len(idle_s) else (0.0, 0.0)
     seen = counted.times_s[(counted.times_s >= begin) & (counted.times_s <= end)]
     if len(seen) < 3 or seen[-1] - seen[0] < _SHORTEST_BASELINE_S:
         raise NoEnergy("no idle time was seen before the edit: ask for it with idle_window_s in the spec")
     begin, end = float(seen[0]), float(seen[-1])
-    blocks = min(_BLOCKS, int(end - begin), len(seen) - 1)
+    blocks = min(_BLOCKS, max(2, int(end - begin)), len(seen) - 1)
     edges = np.interp(np.linspace(begin, end, blocks + 1), counted.times_s, counted.joules)
     watts = np.diff(edges) / ((end - begin) / blocks)
     spread = float(np.std(watts, ddof=1)) * math.sqrt(1 + 1 / blocks)

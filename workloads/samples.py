@@ -17,7 +17,6 @@ from mobifarm.v1 import agent_pb2 as pb
 FORMAT: Final = "mobifarm-telemetry/1"
 PIECE_BYTES: Final = 80_000  # a call between processes stays below 100 KB
 SENSOR_LIMIT: Final = 1024
-IDLE: Final = "idle"
 
 Floats = NDArray[np.float64]
 

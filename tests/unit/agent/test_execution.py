@@ -171,8 +171,12 @@ async def test_a_phone_lies_still_first_where_that_is_asked_for(
     execution: Execution, new_request: Requests
 ) -> None:
     messages = await collect(execution.run(new_request(idle_window_s=0.05)))
+    idle_samples = messages[-1].result.telemetry.idle_samples
     phases = [sample.phase for sample in samples_in(messages)]
-    assert phases[0] == pb.EDIT_PHASE_IDLE
+    assert phases[:idle_samples] == [pb.EDIT_PHASE_IDLE] * idle_samples
+    assert idle_samples >= 2
+    messages = await collect(execution.run(new_request("again", idle_window_s=0.05)))
+    assert messages[-1].result.telemetry.idle_samples == idle_samples  # it was known already
     with pytest.raises(InputError, match="idle_window_s"):
         await collect(execution.run(new_request("b", idle_window_s=-1.0)))
 

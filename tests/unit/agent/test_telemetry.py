@@ -172,3 +172,26 @@ def test_old_idle_samples_do_not_count():
     idle.now_ns += round(IDLE_VALID_S * 1e9) + 1_000_000_000
     assert idle.sampler.window() == []
     assert idle.sampler.longest_s() == 0.0
+
+
+def test_the_idle_stretch_before_work_outlives_short_calls():
+    idle = Idle()
+    idle.sampler.start()
+    for _ in range(3):
+        assert idle.taken.acquire(timeout=30)
+    idle.sampler.stop()
+    before = list(idle.sampler.window())
+    for _ in range(5):
+        with idle.sampler.busy():
+            assert list(idle.sampler.window()) == before
+
+
+def test_a_phone_lies_still_until_it_has_been_seen_or_the_attempt_is_cancelled():
+    idle, cancelled = Idle(), threading.Event()
+    with idle.sampler.busy():
+        idle.sampler.lie_still(0.002, cancelled)
+        assert idle.sampler.longest_s() >= 0.002
+    idle.now_ns += round(IDLE_VALID_S * 1e9) + 1_000_000_000
+    cancelled.set()
+    idle.sampler.lie_still(3600.0, cancelled)
+    assert idle.sampler.window() == []
