@@ -265,8 +265,8 @@ class Farm:
             telemetry=event.result["result"].get("telemetry") or {},
             sensors=event.result["sensors"],
         )
-        record = self._telemetry_files.record
-        recorded = await asyncio.to_thread(record, pieces[event.attempt_id], measured)
+        record, sent = self._telemetry_files.record, pieces[event.attempt_id]
+        recorded = await asyncio.to_thread(record, sent, measured) if sent else record(sent, measured)
         return replace(event, result={**event.result, "recorded": recorded})
 
     def _note(self, event: Event) -> None:
