@@ -24,6 +24,7 @@ BATTERY: Final = "battery"
 _SHORTEST_BASELINE_S: Final = 1.0
 _BLOCKS: Final = 5
 _LONGEST_HOLE_S: Final = 5.0
+_LONGEST_EXTRAPOLATION_S: Final = 10.0
 _LARGEST_WATTS: Final = 40.0
 _UNIFORM: Final = math.sqrt(12.0)  # a width over this is the standard deviation of a uniform distribution
 
@@ -55,11 +56,13 @@ class _Counted:
         """Joules at a time, with the uncertainty of its place between two moments.
 
         Raises:
-            NoEnergy: it lies before the first moment.
+            NoEnergy: it lies before the first moment, or long after the last.
         """
         after = int(np.searchsorted(self.times_s, time_s, side="right"))
         if after == 0:
             raise NoEnergy("the first sample came after the edit had begun")
+        if time_s > self.times_s[-1] + _LONGEST_EXTRAPOLATION_S:
+            raise NoEnergy("the last sample came long before the edit ended")
         # After the last change the power goes on as it was before it.
         right = min(after, len(self.times_s) - 1)
         left = right - 1
@@ -136,6 +139,8 @@ def _windows(telemetry: Mapping[str, Any]) -> tuple[_Window | None, _Window]:
     begin = next((time for phase, time in starts if phase == "caching"), None)
     end = next((time for phase, time in starts if phase == "evaluating_after"), None)
     edit = None if begin is None or end is None or end <= begin else (begin, end)
+    if ended_ns / 1e9 <= starts[0][1]:
+        raise NoEnergy("the agent told times that cannot be: the attempt ended before it began")
     return edit, (starts[0][1], ended_ns / 1e9)
 
 

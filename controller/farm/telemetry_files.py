@@ -74,11 +74,13 @@ class TelemetryFiles:
             reason = "no sample came with the result"
             return {"file": None, "reason": reason, "energy": none(reason)}
         try:
-            samples = unpack(pieces)
-        except ValueError:
+            return self._record(unpack(pieces), measured)
+        except Exception:  # what a phone sends must stop neither its result nor the farm
             logger.exception("the samples of %s", measured.attempt_id)
             reason = "the samples are damaged"
             return {"file": None, "reason": reason, "energy": none(reason)}
+
+    def _record(self, samples: Samples, measured: Measured) -> dict[str, Any]:
         energy = edit_energy(samples, measured.telemetry, measured.sensors, provenance=measured.provenance)
         if self._folder is None:
             return {"file": None, "reason": "this farm keeps no samples", "energy": energy}

@@ -255,7 +255,7 @@ class Attempts:
                 "unit": sensor.unit,
                 "sign": sensor.sign,
                 "reason": sensor.reason,
-                "resolution": sensor.resolution or None,
+                "resolution": sensor.resolution if 0 < sensor.resolution < math.inf else None,
             }
             for sensor in self._phone.description.sensors
         ]

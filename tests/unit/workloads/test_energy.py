@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -187,6 +188,42 @@ def test_an_edit_that_did_not_end_has_only_its_attempt() -> None:
     assert found["joules"] is None
     assert "write-back" in found["reason"]
     assert found["attempt"]["joules"] == pytest.approx(1.5 * EDIT_S)
+
+
+numbers = st.floats(-1e3, 1e3) | st.just(math.nan)
+times_ns = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10**11)
+
+
+@given(
+    rows=st.lists(st.tuples(times_ns, numbers, numbers, numbers), max_size=12),
+    phases=st.lists(st.tuples(st.sampled_from(["loading", "caching", "evaluating_after"]), times_ns)),
+    ended_ns=st.none() | times_ns,
+    idle=st.integers(0, 20),
+    rails=st.booleans(),
+)
+def test_no_phone_makes_it_fail_or_tell_what_is_no_number(
+    rows: Any, phases: Any, ended_ns: int | None, idle: int, rails: bool
+) -> None:
+    rows.sort(key=lambda row: row[0])
+    names = ["rail/a/energy", "rail/b/energy"] if rails else ["battery/current", "battery/voltage"]
+    columns = {name: np.array([row[i + 1] for row in rows], dtype=float) for i, name in enumerate(names)}
+    columns["battery/charging"] = np.array([row[3] for row in rows], dtype=float)
+    given = Samples(
+        np.array([row[0] for row in rows], dtype=np.int64),
+        tuple("optimising" for _ in rows),
+        np.zeros(len(rows), dtype=np.int64),
+        np.zeros(len(rows)),
+        columns,
+    )
+    telemetry = summary(
+        idle_samples=idle,
+        ended_ns=ended_ns,
+        phases=[{"phase": phase, "monotonic_ns": time} for phase, time in phases],
+    )
+    with np.errstate(all="ignore"):
+        found = edit_energy(given, telemetry, RAILS, provenance="measured")
+    json.dumps(found, allow_nan=False)
+    assert (found["joules"] is None) <= (found["reason"] is not None)
 
 
 def test_an_agent_that_tells_no_phases_gives_no_energy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import math
@@ -104,6 +105,14 @@ def test_what_is_no_telemetry_says_so(
     assert recorded["file"] is None
     assert words in recorded["reason"]
     assert words in recorded["energy"]["reason"]
+
+
+def test_times_that_cannot_be_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = measured(None)
+    given = dataclasses.replace(given, telemetry={"phases": [{"phase": "caching", "monotonic_ns": "soon"}]})
+    with caplog.at_level(logging.CRITICAL):
+        recorded = TelemetryFiles(tmp_path / "t").record(PIECES, given)
+    assert recorded["energy"]["joules"] is None
 
 
 def test_a_full_disk_loses_the_file_and_not_the_energy(tmp_path: Path) -> None:
