@@ -343,10 +343,10 @@ def method_row(label: str, execution: str, rows: Sequence[EditRow]) -> MethodRow
 
 
 def _energy_estimates(successful: Sequence[EditRow]) -> dict[str, Estimate | None]:
-    names = ("joules", "gross_joules", "modelled_joules", "modelled_gross_joules")
-    return {
-        name: mean_with_interval([(row.record_id, getattr(row, name)) for row in successful]) for name in names
-    }
+    def of(name: str) -> Estimate | None:
+        return mean_with_interval([(row.record_id, getattr(row, name)) for row in successful])
+
+    return {name: of(name) for name in ("joules", "gross_joules", "modelled_joules", "modelled_gross_joules")}
 
 
 def _unedited_row(rows: Sequence[EditRow]) -> MethodRow | None:
