@@ -438,7 +438,7 @@ def test_energy_is_that_of_successful_edits_and_modelled_joules_stand_apart() ->
     assert "6.00" not in lines["energy (modelled), J per successful edit"]
     assert "no measurement" in text
 
-    rows = list(csv.DictReader(io.StringIO(to_csv(summary))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(summary, trials))))
     assert [row["joules"] for row in rows] == ["", "", "", "6.0", ""]
     assert [row["modelled_joules"] for row in rows] == ["2.0", "4.0", "99.0", "", ""]
     assert rows[4]["energy_reason"] == "from before it was measured"
