@@ -19,6 +19,7 @@ from mobifarm.agent.kept import KeptBundle
 from mobifarm.agent.runner import EditJob, FinishedEdit
 from mobifarm.v1 import agent_pb2 as pb
 
+LONGEST_IDLE_WINDOW_S = 600.0
 _PHASES = {
     types.EditPhase.LOADING: pb.EDIT_PHASE_LOADING,
     types.EditPhase.EVALUATING_BEFORE: pb.EDIT_PHASE_EVALUATING_BEFORE,
@@ -48,6 +49,8 @@ def job_from_request(request: pb.RunRequest) -> EditJob:
     record = request.record
     if request.keep not in _KEEP:
         raise InputError(f"keep is {request.keep}, which this agent does not know: choose a value of Keep")
+    if not 0 <= request.idle_window_s <= LONGEST_IDLE_WINDOW_S:
+        raise InputError(f"idle_window_s is {request.idle_window_s}: give 0 to {LONGEST_IDLE_WINDOW_S:.0f}")
     if request.keep != pb.KEEP_NO and len(record.record_id) > LONGEST_ID:
         raise InputError(f"record_id names a kept edit: give it at most {LONGEST_ID} characters")
     return EditJob(

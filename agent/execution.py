@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -41,7 +41,8 @@ from mobifarm.agent.journal import Journal
 from mobifarm.agent.kept import KeptBundle, KeptEdits
 from mobifarm.agent.memory import peak_rss_bytes, reset_peak_rss
 from mobifarm.agent.runner import BundleSummary, EditJob, EditRunner, FinishedEdit
-from mobifarm.agent.telemetry import Sampler
+from mobifarm.agent.samples import SampleFiles, SampleLog
+from mobifarm.agent.telemetry import SAMPLES_PER_BATCH, IdleSampler, Sampler
 from mobifarm.v1.agent_pb2 import (
     EDIT_STATUS_CANCELLED,
     EDIT_STATUS_FAILED,
@@ -49,6 +50,8 @@ from mobifarm.v1.agent_pb2 import (
     EditStatus,
     RunRequest,
     RunResponse,
+    TelemetryBatch,
+    TelemetrySummary,
 )
 
 _T = TypeVar("_T")
@@ -61,6 +64,9 @@ class Execution:
 
     Args:
         read_sensors: gives one telemetry sample; called from a thread of its own.
+        samples: where finished attempts' samples wait, given the ids of those that are held.
+        idle: samples the phone while it has no work.
+        services_cpu_s: processor time that reading sensors has taken outside of the reading thread.
     """
 
     def __init__(
@@ -71,13 +77,19 @@ class Execution:
         kept: KeptEdits,
         fence: Fence,
         read_sensors: Callable[[], dict[str, float]],
+        samples: Callable[[Iterable[str]], SampleFiles],
+        idle: IdleSampler,
+        services_cpu_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._runner = runner
         self._journal = journal
         self._kept = kept
         self._fence = fence
         self._read_sensors = read_sensors
+        self._idle = idle
+        self._services_cpu_s = services_cpu_s
         self._attempts = Attempts(journal.load())
+        self._samples = samples([attempt.attempt_id for attempt in self._attempts.held()])
         self._feeds: dict[str, Feed] = {}
         self._admission = asyncio.Lock()
         self._cancel = threading.Event()
@@ -123,6 +135,9 @@ class Execution:
             feed = self._feeds.get(attempt.attempt_id)
         if feed is None:
             assert attempt.result is not None
+            for batch in await self._in_thread(self._samples.read, attempt.attempt_id):
+                batch.replayed = True
+                yield RunResponse(telemetry=batch)
             yield RunResponse(result=attempt.result)
             return
         async with aclosing(feed.listen()) as messages:
@@ -148,6 +163,7 @@ class Execution:
             )
         # The disk first: after a crash in between, the result is offered again rather than lost in one place.
         await self._in_thread(self._journal.remove, attempt_id)
+        await self._in_thread(self._samples.remove, attempt_id)
         self._attempts.drop(attempt_id)
 
     async def list_edits(self, bundle_hash: str) -> list[KeptBundle]:
@@ -212,25 +228,39 @@ class Execution:
 
     def _start(self, request: RunRequest, job: EditJob) -> Attempt:
         attempt = self._attempts.start(request)
-        feed = self._feeds[attempt.attempt_id] = Feed()
+        log = SampleLog()
+        feed = self._feeds[attempt.attempt_id] = Feed(log)
         self._cancel.clear()
         _log.info("attempt %s starts", attempt.attempt_id)
-        self._task = asyncio.create_task(self._carry_out(attempt, job, feed))
+        self._task = asyncio.create_task(self._carry_out(attempt, job, feed, log))
         return attempt
 
-    async def _carry_out(self, attempt: Attempt, job: EditJob, feed: Feed) -> None:
+    async def _carry_out(self, attempt: Attempt, job: EditJob, feed: Feed, log: SampleLog) -> None:
         loop = asyncio.get_running_loop()
-        sampler = Sampler(self._read_sensors, lambda batch: _call(loop, feed.telemetry, batch))
+
+        def publish(batch: TelemetryBatch) -> None:
+            log.append(batch)
+            _call(loop, feed.telemetry)
+
+        sampler = (
+            None
+            if attempt.request.telemetry_off
+            else Sampler(self._read_sensors, publish, services_cpu_s=self._services_cpu_s)
+        )
 
         def report(progress: EditProgress) -> None:
-            _call(loop, feed.progress, progress_message(progress))
+            message = progress_message(progress)
+            if sampler is not None:
+                sampler.enter(message.phase, message.step)
+            _call(loop, feed.progress, message)
 
         result: EditResult | None = None
         error: AgentError | None = None
         try:
-            result, error = await loop.run_in_executor(
-                self._edit_thread, self._perform, attempt, job, sampler, report
-            )
+            with self._idle.busy():
+                result, error = await loop.run_in_executor(
+                    self._edit_thread, self._perform, attempt, job, sampler, log, report
+                )
         except BundleError as damaged:
             _log.error("attempt %s was not carried out: %s", attempt.attempt_id, damaged)
             error = damaged
@@ -246,18 +276,37 @@ class Execution:
         feed.close(result, error)
 
     def _perform(
-        self, attempt: Attempt, job: EditJob, sampler: Sampler, report: Report
+        self,
+        attempt: Attempt,
+        job: EditJob,
+        sampler: Sampler | None,
+        log: SampleLog,
+        report: Report,
     ) -> tuple[EditResult | None, AgentError | None]:
         """In the edit's thread: the result, already on disk; and the agent's own fault if there was one."""
         was_reset = reset_peak_rss()
-        sampler.start()
-        try:
+        telemetry: TelemetrySummary | None = None
+        if sampler is None:
             result, error = self._edit(attempt.attempt_id, job, report)
-        finally:
-            telemetry = sampler.stop()
+        else:
+            wanted_s = attempt.request.idle_window_s
+            if wanted_s > 0 and self._idle.longest_s() < wanted_s:
+                self._idle.lie_still(wanted_s, self._cancel)
+            before = self._idle.window()
+            for first in range(0, len(before), SAMPLES_PER_BATCH):
+                log.append(TelemetryBatch(samples=before[first : first + SAMPLES_PER_BATCH]))
+            sampler.start()
+            try:
+                result, error = self._edit(attempt.attempt_id, job, report)
+            finally:
+                telemetry = sampler.stop()
+            telemetry.idle_samples = len(before)
+            telemetry.dropped = log.dropped
         if result is None:
             return None, error
-        result.telemetry.CopyFrom(telemetry)
+        if telemetry is not None:
+            result.telemetry.CopyFrom(telemetry)
+            self._samples.write(attempt.attempt_id, log)
         result.cost.peak_rss_bytes = peak_rss_bytes() or 0
         result.cost.peak_rss_reset = was_reset
         try:
@@ -323,15 +372,16 @@ class Execution:
 
     async def _in_thread(self, function: Callable[[_T], _R], argument: _T) -> _R:
         self._refuse_if_stopping()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, argument)
+        with self._idle.busy():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, argument)
 
 
 class _NotKept(Exception):
     """The phone's disk, not the edit: the attempt has no result."""
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], argument: object) -> None:
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
     try:
-        loop.call_soon_threadsafe(function, argument)
+        loop.call_soon_threadsafe(function, *arguments)
     except RuntimeError:  # the loop is closed: the agent ends and nobody listens any more
         _log.debug("dropped a message of an attempt at the agent's end")

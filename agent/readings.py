@@ -9,15 +9,17 @@ of AOSP for the power rails.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}\Z")
 _RAIL = re.compile(
     r"(?:CH\d+\(T=\d+\)\[(?P<channel>[^\]]+)\]|(?P<plain>[^,\[\]()=]+)),\s*(?P<energy>\d{1,18})\Z"
 )
 
-# A phone never draws 20 A, so a larger number counts microamperes whatever the vendor says.
+# A phone never draws 20 A, so a larger number counts microamperes whatever the vendor says. Beyond 100 A it
+# is no current: INT_MIN and LONG_MIN mean unknown.
 _LARGEST_MILLIAMPERES = 20_000
+_LARGEST_MICROAMPERES = 100_000_000
 _COLDEST_CELSIUS, _HOTTEST_CELSIUS = -40.0, 150.0
 
 
@@ -62,7 +64,12 @@ def parse_thermal_celsius(text: str) -> float | None:
     Zones that are switched off write 0, −1 or a temperature below any that a phone survives.
     """
     raw = parse_integer(text)
-    if raw is None or raw in (0, -1):
+    return None if raw is None else plausible_temperature(raw)
+
+
+def plausible_temperature(raw: float) -> float | None:
+    """A temperature in whatever scale to degrees Celsius; None for what means unknown."""
+    if raw in (0, -1):
         return None
     magnitude = abs(raw)
     return _plausible_celsius(raw / 1_000 if magnitude >= 1_000 else raw / 10 if magnitude >= 200 else raw)
@@ -117,6 +124,12 @@ def amperes_per_count(readings: Sequence[int]) -> float | None:
     return 1e-6 if max(magnitudes) > _LARGEST_MILLIAMPERES else 1e-3
 
 
+def parse_current(text: str) -> int | None:
+    """A fuel gauge's current as it stands, in whatever unit; None where it means unknown."""
+    raw = parse_integer(text)
+    return raw if raw is not None and abs(raw) <= _LARGEST_MICROAMPERES else None
+
+
 def sign_into_battery(raw: int, status: str) -> int | None:
     """Factor that makes a gauge's reading positive into the battery, or None where this reading cannot tell.
 
@@ -129,6 +142,18 @@ def sign_into_battery(raw: int, status: str) -> int | None:
         return 1 if raw < 0 else -1
     if word == "charging" and raw > 0:
         return 1
+    return None
+
+
+def step_of(parse: Callable[[str], float | None], text: str) -> float | None:
+    """What one count of a source's number is worth, in the unit; None where it is no whole number."""
+    raw = parse_integer(text)
+    if raw is None:
+        return None
+    value = parse(text)
+    for other in (parse(str(raw + 1)), parse(str(raw - 1))):
+        if value is not None and other is not None and other != value:
+            return abs(other - value)
     return None
 
 

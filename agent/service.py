@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ from mobifarm.agent import errors
 from mobifarm.agent.authentication import TokenInterceptor
 from mobifarm.agent.conversion import kept_bundle
 from mobifarm.agent.execution import Execution
-from mobifarm.agent.sensors import SensorDescription
-from mobifarm.agent.telemetry import boottime_ns
+from mobifarm.agent.sensors import Sensors
+from mobifarm.agent.telemetry import IdleSampler, boottime_ns
 from mobifarm.v1 import agent_pb2 as pb
 from mobifarm.v1.agent_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 
@@ -41,6 +42,9 @@ _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 16 << 20),  # an exported file of edits, see stack.SIZE_LIMIT_BYTES
 )
+
+_SAMPLES_PER_MESSAGE = 2  # of an idle phone: what is shown of it is at most two seconds old
+_UNSENT_SAMPLES = 60  # for a caller that does not read
 
 # First match counts: subclasses stand before their bases.
 _STATUSES: tuple[tuple[type[errors.AgentError], grpc.StatusCode], ...] = (
@@ -64,7 +68,6 @@ class Identity:
 
     session_id: str
     properties: dict[str, str]
-    sensors: tuple[SensorDescription, ...]
     cpu_count: int
     memory_total_bytes: int
     onnxruntime_version: str
@@ -75,14 +78,21 @@ class AgentService(AgentServiceServicer):
     """Implements ``mobifarm.v1.AgentService``; the contract is in the .proto file."""
 
     def __init__(
-        self, execution: Execution, identity: Identity, read_sensors: Callable[[], dict[str, float]]
+        self,
+        execution: Execution,
+        identity: Identity,
+        sensors: Sensors,
+        idle: IdleSampler,
+        governors: Callable[[], dict[str, str]],
     ) -> None:
         self._execution = execution
         self._identity = identity
-        self._read_sensors = read_sensors
+        self._sensors = sensors
+        self._idle = idle
+        self._governors = governors
 
     async def Describe(self, request: pb.DescribeRequest, context: _Context) -> pb.DescribeResponse:  # noqa: N802
-        """Tell what is known without touching the phone's sensors again."""
+        """Tell what is known without reading the phone's sensors again."""
         identity = self._identity
         return pb.DescribeResponse(
             agent_version=mobifarm.__version__,
@@ -96,8 +106,9 @@ class AgentService(AgentServiceServicer):
                     unit=sensor.unit,
                     sign=sensor.sign,
                     reason=sensor.reason,
+                    resolution=sensor.resolution or 0.0,
                 )
-                for sensor in identity.sensors
+                for sensor in self._sensors.descriptions
             ],
             attempts=[
                 pb.HeldAttempt(
@@ -112,6 +123,7 @@ class AgentService(AgentServiceServicer):
             fencing_token=self._execution.fencing_token,
             onnxruntime_version=identity.onnxruntime_version,
             methods=identity.methods,
+            cpu_governors=self._governors(),
         )
 
     async def CheckBundle(  # noqa: N802
@@ -130,13 +142,45 @@ class AgentService(AgentServiceServicer):
             async for message in messages:
                 yield message
 
-    async def ReadSensors(  # noqa: N802
-        self, request: pb.ReadSensorsRequest, context: _Context
-    ) -> pb.ReadSensorsResponse:
-        """Read once, beside the loop: a sensor may be slow to answer."""
+    async def WatchSensors(  # noqa: N802
+        self, request: pb.WatchSensorsRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchSensorsResponse]:
+        """One sample at once, then two samples every two seconds; nothing while an attempt runs."""
+        loop = asyncio.get_running_loop()
+        samples: deque[pb.TelemetrySample] = deque(maxlen=_UNSENT_SAMPLES)
+        enough = asyncio.Event()
+
+        def take(sample: pb.TelemetrySample) -> None:
+            samples.append(sample)
+            if len(samples) >= _SAMPLES_PER_MESSAGE:
+                enough.set()
+
+        def hear(sample: pb.TelemetrySample) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the agent ends
+                loop.call_soon_threadsafe(take, sample)
+
         async with _answering(context):
-            values = await asyncio.to_thread(self._read_sensors)
-        return pb.ReadSensorsResponse(sample=pb.TelemetrySample(monotonic_ns=boottime_ns(), values=values))
+            if all(attempt.result is not None for attempt in self._execution.held()):
+                monotonic_ns = boottime_ns()
+                values = await asyncio.to_thread(self._sensors.read)
+                sample = pb.TelemetrySample(
+                    monotonic_ns=monotonic_ns, values=values, phase=pb.EDIT_PHASE_IDLE
+                )
+                yield pb.WatchSensorsResponse(batch=pb.TelemetryBatch(samples=[sample]))
+            self._idle.listen(hear)
+            try:
+                while True:
+                    await enough.wait()
+                    enough.clear()
+                    batch = pb.TelemetryBatch(samples=samples)
+                    samples.clear()
+                    yield pb.WatchSensorsResponse(batch=batch)
+            finally:
+                self._idle.forget(hear)
+
+    async def ReadClock(self, request: pb.ReadClockRequest, context: _Context) -> pb.ReadClockResponse:  # noqa: N802
+        """At once: the caller takes the time of the round trip."""
+        return pb.ReadClockResponse(monotonic_ns=boottime_ns())
 
     async def Cancel(self, request: pb.CancelRequest, context: _Context) -> pb.CancelResponse:  # noqa: N802
         """Answer at once; the attempt's stream tells when it has stopped."""

@@ -7,6 +7,7 @@ import logging
 import secrets
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
@@ -22,9 +23,11 @@ from mobifarm.agent.metrics import serve_metrics
 from mobifarm.agent.process import processors
 from mobifarm.agent.properties import read_properties
 from mobifarm.agent.runner import EditRunner
-from mobifarm.agent.sensors import memory_total_bytes, probe
+from mobifarm.agent.samples import SampleFiles
+from mobifarm.agent.sensors import cpu_governors, memory_total_bytes, probe
 from mobifarm.agent.service import AgentServer, AgentService, Identity
-from mobifarm.agent.telemetry import boottime_ns
+from mobifarm.agent.sources import android_services
+from mobifarm.agent.telemetry import IdleSampler, boottime_ns
 
 _log = logging.getLogger(__name__)
 
@@ -69,11 +72,11 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
         loop.add_signal_handler(number, stop.set)
 
     properties = read_properties()
-    sensors = probe(settings.sys_root, home.root)
+    sensors = probe(settings.sys_root, home.root, android_services())
+    idle = IdleSampler(sensors.read)
     identity = Identity(
         session_id=secrets.token_hex(16),
         properties=properties,
-        sensors=sensors.descriptions,
         cpu_count=processors(),
         memory_total_bytes=memory_total_bytes(settings.sys_root) or 0,
         onnxruntime_version=onnxruntime.__version__,
@@ -85,8 +88,14 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
         kept=KeptEdits(home.edits, runner.edit_shape),
         fence=Fence(home.fencing_token),
         read_sensors=sensors.read,
+        samples=partial(SampleFiles, home.journal),
+        idle=idle,
+        services_cpu_s=lambda: sensors.services_cpu_s,
     )
-    server = AgentServer(AgentService(execution, identity, sensors.read), home.make_token())
+    service = AgentService(
+        execution, identity, sensors, idle, governors=partial(cpu_governors, settings.sys_root)
+    )
+    server = AgentServer(service, home.make_token())
     address = settings.address or default_address(home.root, properties.get("ro.serialno", ""))
     metrics = None
     if settings.metrics_port is not None:
@@ -99,6 +108,7 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
         ) from None
     if address.startswith("127."):
         address = f"127.0.0.1:{port}"
+    idle.start()
     home.announce(
         address=address,
         agent_version=mobifarm.__version__,
@@ -116,6 +126,7 @@ async def serve(home: AgentHome, settings: Settings, runner: EditRunner) -> bool
     _log.info("stopping")
     home.withdraw()
     await server.refuse()
+    await asyncio.to_thread(idle.stop)
     ended = await execution.stop(settings.stop_s)
     await server.stop(1.0)
     return ended

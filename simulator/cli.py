@@ -47,6 +47,12 @@ def run(
         bool,
         typer.Option("--usb", help="Be devices on USB (needs root and device controllers)."),
     ] = False,
+    abi: Annotated[
+        str,
+        typer.Option(
+            help="Processor: x86_64, or arm64-v8a (by qemu-aarch64 on a PC). [default: the computer's]"
+        ),
+    ] = "",
     as_json: _Json = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
@@ -77,6 +83,7 @@ def run(
         authorisation=policy,
         serial=serial,
         usb=usb,
+        abi=abi,
         until_stdin_closes=until_stdin_closes,
     )
     try:

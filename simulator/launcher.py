@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mobifarm.simulator.adbd.process_tree import read_processes
 from mobifarm.simulator.control import ControlServer, PhoneRecord
+from mobifarm.simulator.emulation import EmulationUnavailableError, find_emulation
 from mobifarm.simulator.image import ImageError
 from mobifarm.simulator.machine import Folders, HostMachine, Machine
 from mobifarm.simulator.phone import Authorisation, Phone, PhoneError, PhoneSettings
@@ -48,6 +49,7 @@ class LaunchSettings:
     authorisation: Authorisation = "accept"
     serial: str = ""  # of all phones; "" gives each its own
     usb: bool = False  # phones are devices on USB, on the free controllers of this machine
+    abi: str = ""  # of the programs that phones run; "" is the computer's
     until_stdin_closes: bool = False
 
 
@@ -96,9 +98,20 @@ def share_processors(available: Sequence[int], phones: int) -> list[frozenset[in
     ]
 
 
-def choose_machine(home: Path, unsandboxed: bool) -> Machine:
-    """The sandbox where it works, else (with a warning) the host itself."""
+def choose_machine(home: Path, unsandboxed: bool, abi: str = "") -> Machine:
+    """The sandbox where it works, else (with a warning) the host itself.
+
+    Raises PhoneError where phones of ``abi`` cannot be run here.
+    """
     tools = find_tools()
+    try:
+        emulation = find_emulation(abi)
+        if emulation:
+            if unsandboxed:
+                raise PhoneError(f"{abi} phones need their sandbox here; leave --unsandboxed out")
+            return SandboxMachine(find_bubblewrap(), tools, home, emulation)
+    except (EmulationUnavailableError, SandboxUnavailableError, ImageError) as error:
+        raise PhoneError(f"no {abi} phone can be run here: {error}") from error
     if unsandboxed:
         return HostMachine(tools)
     try:
@@ -136,7 +149,7 @@ async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord
 
         loop.add_reader(sys.stdin.fileno(), read_lifeline)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    machine = choose_machine(settings.home, settings.unsandboxed)
+    machine = choose_machine(settings.home, settings.unsandboxed, settings.abi)
     for warning in machine.warnings:
         log.warning("%s", warning)
     phones: list[Phone] = []

@@ -79,6 +79,11 @@ class Machine(Protocol):
     def warnings(self) -> list[str]: ...
 
     @property
+    def properties(self) -> Mapping[str, str]:
+        """Properties of the phone that are this machine's."""
+        ...
+
+    @property
     def environment(self) -> Mapping[str, str] | None:
         """What adbd's process starts with; None is this process's own environment."""
         ...
@@ -119,6 +124,7 @@ class HostMachine:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
+        self.properties: Mapping[str, str] = {}
         self.environment: Mapping[str, str] | None = None
         self.warnings = [
             "this virtual phone is not sandboxed: its shells see the host's files, network and user"

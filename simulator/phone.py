@@ -225,7 +225,7 @@ class Phone:
 
     async def _start(self) -> None:
         profile = self.settings.profile
-        properties = profile.phone_properties(self.settings.serial)
+        properties = {**profile.phone_properties(self.settings.serial), **self.machine.properties}
         self.folders.create(properties)
         self.sensors.create()
         view = self.machine.prepare(self.folders)

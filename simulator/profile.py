@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
+
+from mobifarm.simulator.emulation import host_abi
 
 
 class UnknownProfileError(ValueError):
@@ -94,7 +95,7 @@ class Profile:
 
     def phone_properties(self, serial: str) -> dict[str, str]:
         """What ``getprop`` shows on a phone of this kind: the profile's names and the machine's real ABI."""
-        abi = {"aarch64": "arm64-v8a"}.get(platform.machine(), platform.machine())
+        abi = host_abi()
         return {
             **self.properties,
             "ro.serialno": serial,

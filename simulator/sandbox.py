@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from mobifarm.simulator.emulation import Emulation, processor_list
 from mobifarm.simulator.image import SERVICES, build_image, loader_among, shared_libraries
 from mobifarm.simulator.machine import Folders, ShellView, shell_environment
 from mobifarm.simulator.programs import Tools
@@ -53,15 +54,20 @@ def find_bubblewrap() -> Path:
 
 
 class SandboxMachine:
-    """Starts phones in bubblewrap. ``home`` takes the folder that all phones share as /system.
+    """Starts phones in bubblewrap. ``home`` takes the folder that all phones share as /system; with
+    ``emulation`` they run that processor's programs as well.
 
     Raises :class:`~mobifarm.simulator.image.ImageError` where the host's programs cannot be used.
     """
 
     sandboxed = True
 
-    def __init__(self, bubblewrap: Path, tools: Tools, home: Path) -> None:
+    def __init__(
+        self, bubblewrap: Path, tools: Tools, home: Path, emulation: Emulation | None = None
+    ) -> None:
         self._bubblewrap = bubblewrap
+        self._emulation = emulation
+        self.properties = emulation.properties if emulation else {}
         self._image = build_image(home, tools)
         self._interpreter = _interpreter_mounts()
         self.environment: Mapping[str, str] | None = {}
@@ -71,6 +77,9 @@ class SandboxMachine:
             self.warnings.append(f"{missing} not found: the phone's commands are the host's, not Android's")
 
     def prepare(self, folders: Folders) -> ShellView:
+        if self._emulation:
+            processors = len(list(folders.sys.glob("devices/system/cpu/cpu[0-9]*")))
+            _processors_file(folders).write_text(processor_list(processors), encoding="ascii")
         return ShellView(
             shell_path="/system/bin/sh",
             directory="/",
@@ -79,7 +88,10 @@ class SandboxMachine:
         )
 
     def command(self, folders: Folders, channel: int, information: int) -> list[str]:
+        # Programs read there which processor they run on; onnxruntime dies where that is another one.
+        processors = ("--ro-bind", str(_processors_file(folders)), "/proc/cpuinfo") if self._emulation else ()
         return [
+            *(self._emulation.command_prefix if self._emulation else ()),
             str(self._bubblewrap),
             *_NAMESPACES,
             "--hostname", "localhost",
@@ -94,6 +106,7 @@ class SandboxMachine:
             "--ro-bind", str(folders.services), SERVICES,
             *self._interpreter,
             "--proc", "/proc",
+            *processors,
             "--dev", "/dev",
             "--remount-ro", "/",
             "--chdir", "/",
@@ -105,6 +118,10 @@ class SandboxMachine:
     @property
     def _loader_name(self) -> str:
         return loader_among(Path(mount) for mount in self._interpreter if "/lib64/" in mount).name
+
+
+def _processors_file(folders: Folders) -> Path:
+    return folders.home / "cpuinfo"
 
 
 def _interpreter_mounts() -> list[str]:

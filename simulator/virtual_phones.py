@@ -33,6 +33,7 @@ class VirtualPhones:
         authorisation: Authorisation = "accept",
         serial: str = "",
         usb: bool = False,
+        abi: str = "",
         wrapper: Sequence[str] = (),
     ) -> None:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="mobifarm-virtual-")
@@ -53,6 +54,8 @@ class VirtualPhones:
         self._command += ["--authorisation", authorisation]
         if serial:
             self._command += ["--serial", serial]
+        if abi:
+            self._command += ["--abi", abi]
         if usb:
             self._command.append("--usb")
         for profile in profiles:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.passport import MODELLED
 from mobifarm.workloads.plain_text import printable
 from mobifarm.workloads.summary import Summary, TrialRecord
 from mobifarm.workloads.tables import CSV_COLUMNS, edit_value
@@ -32,11 +33,19 @@ def export_rows(summary: Summary, trials: Sequence[TrialRecord]) -> tuple[list[s
         row = {name: edit_value(edit, name) for name in CSV_COLUMNS}
         row["asked.seed"] = trial.payload.get("seed")
         row |= {f"asked.{name}": trial.payload["record"].get(name) for name in _RECORD}
-        _flatten(row, "passport", (trial.stored or {}).get("passport") or {})
+        _flatten(row, "passport", _apart((trial.stored or {}).get("passport") or {}))
         rows.append(row)
     later = sorted({name for row in rows for name in row if name.startswith("passport.")})
     columns = [*CSV_COLUMNS, "asked.seed", *(f"asked.{name}" for name in _RECORD), *later]
     return columns, [{name: row.get(name) for name in columns} for row in rows]
+
+
+def _apart(passport: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The passport with modelled joules under a name of their own: no column holds them and measured ones."""
+    energy = passport.get("energy") or {}
+    if energy.get("provenance") != MODELLED:
+        return passport
+    return {**{name: part for name, part in passport.items() if name != "energy"}, "energy_modelled": energy}
 
 
 def _flatten(row: dict[str, Any], name: str, value: object) -> None:

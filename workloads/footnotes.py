@@ -8,6 +8,7 @@ from collections.abc import Mapping, Set
 def footnotes(
     *,
     executions: Set[str],
+    energy: Set[str],
     repeated: bool,
     missing: Mapping[str, int],
     kept: Mapping[str, int],
@@ -18,6 +19,7 @@ def footnotes(
 
     Args:
         executions: kinds of devices that gave results.
+        energy: ``measured``, ``modelled``, both or none, of the edits whose energy is known.
         repeated: whether some fact was edited more than once.
         missing: trials without a result by state.
         kept: edits that phones have kept, by the phone's serial number.
@@ -48,7 +50,7 @@ def footnotes(
         )
     if "qemu_arm64" in executions:
         notes.append("Execution qemu_arm64: an emulated processor; its seconds are not phone performance.")
-    notes.append("Energy: not measured.")
+    notes.append(_energy(energy))
     if repeated:
         notes.append("Edits of one fact are not independent: the intervals resample facts, not edits.")
     if kept:
@@ -76,3 +78,15 @@ def footnotes(
             "often, which is not the method's fault."
         )
     return tuple(notes)
+
+
+def _energy(provenances: Set[str]) -> str:
+    if not provenances:
+        return "Energy: not measured; `mobifarm results JOB --json` says why for each edit."
+    told = (
+        "Energy: from the cache to the write-back, mean over the edits that succeeded, above what the phone "
+        "draws idle (gross: with it). Each edit has its uncertainty in --csv and its budget in --json."
+    )
+    if "modelled" in provenances:
+        told += " Modelled joules come from a virtual phone's power model: they are no measurement."
+    return told

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mobifarm.v1 import agent_pb2 as pb
+from mobifarm.workloads.samples import phase_name
 
 
 def payload_to_run_request(payload: Mapping[str, Any], attempt_id: str, fencing_token: int) -> pb.RunRequest:
@@ -20,6 +21,8 @@ def payload_to_run_request(payload: Mapping[str, Any], attempt_id: str, fencing_
         seed=payload["seed"],
         # Jobs that were submitted before there was a choice have none.
         keep=pb.Keep.Value(f"KEEP_{payload.get('keep', 'no').upper()}"),
+        telemetry_off=not payload.get("telemetry", True),
+        idle_window_s=payload.get("idle_window_s", 0.0),
         record=pb.EditRecord(
             record_id=record["record_id"],
             subject=record["subject"],
@@ -123,6 +126,16 @@ def _telemetry(telemetry: pb.TelemetrySummary) -> dict[str, Any]:
         "gaps": telemetry.gaps,
         "first": sample("first"),
         "last": sample("last"),
+        "idle_samples": telemetry.idle_samples,
+        "dropped": telemetry.dropped,
+        "phases": [
+            {"phase": phase_name(start.phase), "monotonic_ns": start.monotonic_ns}
+            for start in telemetry.phases
+        ],
+        # No phone has run for 0 ns: this is how the message says that it was not told.
+        "ended_ns": telemetry.ended_ns or None,
+        "sampling_cpu_s": _finite(telemetry.sampling_cpu_s),
+        "process_cpu_s": _finite(telemetry.process_cpu_s),
     }
 
 

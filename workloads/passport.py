@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from mobifarm.agent.editor.settings import settings_hash
+from mobifarm.workloads.energy import none
 
 MODELLED: Final = "modelled"
 MEASURED: Final = "measured"
@@ -42,6 +43,9 @@ def passport(
     sensors: Sequence[Mapping[str, Any]],
     payload: Mapping[str, Any],
     result: Mapping[str, Any],
+    clock: Mapping[str, Any] | None = None,
+    cpu_governors: Mapping[str, str] | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything a reader needs to judge a result, as plain JSON.
 
@@ -56,6 +60,9 @@ def passport(
         payload: what was asked for, from :func:`mobifarm.workloads.planner.plan`; it stands where an edit
             that did not run to its end does not say what it was.
         result: from :func:`mobifarm.workloads.messages.result_to_mapping`; a refused edit has little of it.
+        clock: of the host against the phone's: ``offset_s``, ``bound_s``, ``measured_at``, ``round_trips``.
+        cpu_governors: by number of the processor.
+        recorded: what the raw samples tell: ``file``, ``reason`` and ``energy``.
     """
     run = result.get("execution") or {}
     telemetry = result.get("telemetry") or {}
@@ -82,7 +89,10 @@ def passport(
         "kept": run.get("kept"),
         "memory": _memory(result.get("cost") or {}),
         "temperatures": conditions("temperature", lambda name: units[name] == "degC"),
-        "clocks": conditions("clock", lambda name: units[name] == "Hz"),
+        "clocks": {
+            **conditions("clock", lambda name: units[name] == "Hz"),
+            "governors": dict(cpu_governors or {}) or None,
+        },
         "charge_state": conditions(
             "charge state",
             lambda name: (name.startswith("battery/") and units[name] != "degC") or name.endswith("/online"),
@@ -90,11 +100,21 @@ def passport(
         "sensors": [{**sensor, "provenance": provenance} for sensor in sensors],
         "telemetry": {
             "samples": telemetry.get("samples"),
+            "idle_samples": telemetry.get("idle_samples"),
             "period_s": telemetry.get("period_s"),
             "gaps": telemetry.get("gaps"),
-            "reason": None if telemetry else "the attempt ended before the first sample",
+            "dropped": telemetry.get("dropped"),
+            "sampling_cpu_s": telemetry.get("sampling_cpu_s"),
+            "file": recorded["file"] if recorded else None,
+            "file_reason": recorded["reason"] if recorded else _no_telemetry(payload),
+            "reason": None if telemetry else _no_telemetry(payload),
         },
-        "energy": _energy(execution, telemetry),
+        "phone_clock": {
+            **dict.fromkeys(("offset_s", "bound_s", "measured_at", "round_trips")),
+            **(clock or {}),
+            "reason": None if clock else "the offset to the phone's clock was not measured",
+        },
+        "energy": _energy(execution, payload, recorded),
     }
 
 
@@ -190,18 +210,16 @@ def _why_not(what: str, sensors: Sequence[Mapping[str, Any]], telemetry: Mapping
     return f"every {what} sensor was silent during the attempt"
 
 
-def _energy(execution: str, telemetry: Mapping[str, Any]) -> dict[str, Any]:
-    if execution in (*_EMULATED, _COMPUTER):
-        reason = "not a phone: there is no energy to measure"
-    elif _charging(telemetry):
-        reason = "the phone was charging: its fuel gauge tells the charger's current too"
-    else:
-        reason = "power is not integrated over an edit yet"
-    return {"joules": None, "reason": reason}
+def _energy(execution: str, payload: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> dict[str, Any]:
+    """See :func:`mobifarm.workloads.energy.edit_energy`; modelled joules say so in ``provenance``."""
+    if execution == _COMPUTER:
+        return none("not a phone: there is no energy to measure")
+    if recorded is None or not payload.get("telemetry", True):
+        return none(_no_telemetry(payload))
+    return dict(recorded["energy"])
 
 
-def _charging(telemetry: Mapping[str, Any]) -> bool:
-    return any(
-        ((telemetry.get(moment) or {}).get("values") or {}).get("battery/charging") == 1.0
-        for moment in ("first", "last")
-    )
+def _no_telemetry(payload: Mapping[str, Any]) -> str:
+    if not payload.get("telemetry", True):
+        return "the spec switched telemetry off"
+    return "the attempt ended before the first sample"

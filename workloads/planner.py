@@ -132,6 +132,8 @@ def _payload(
         "record": record,
         "repeat": repeat,
         "keep": spec.keep,
+        "telemetry": spec.telemetry,
+        "idle_window_s": spec.idle_window_s,
     }
 
 

@@ -113,7 +113,7 @@ class DevicesSpec(_Part):
     one phone, ``same_phone_per_record`` those of each record, ``spread`` shares them out evenly.
     """
 
-    execution: Literal["any", "phone", "virtual"] = "any"
+    execution: Literal["any", "phone", "virtual", "qemu_arm64"] = "any"
     count: Annotated[int, Field(ge=1)] | None = None
     serials: list[Text] = Field(default_factory=list)
     properties: dict[Text, str] = Field(default_factory=dict)
@@ -141,8 +141,10 @@ class EvaluationSpec(_Part):
 
     ``attempts`` is how often a trial is tried when phones or links fail; a failed edit is a result and is
     never tried again. ``keep``: each phone keeps the edits that it makes, found on the unedited model or on
-    the model with those that it kept before. ``design`` compares two methods (or one with itself) in blocks
-    on one phone, see :mod:`mobifarm.workloads.designs`; a fact has ``repeats`` blocks.
+    the model with those that it kept before. ``telemetry`` off reads no sensor during an edit. A phone lies
+    still for ``idle_window_s`` before an edit where it has not been seen idle for as long in the last half
+    hour. ``design`` compares two methods (or one with itself) in blocks on one phone, see
+    :mod:`mobifarm.workloads.designs`; a fact has ``repeats`` blocks.
     """
 
     name: Name
@@ -157,6 +159,8 @@ class EvaluationSpec(_Part):
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
     keep: Keep = "no"
+    telemetry: bool = True
+    idle_window_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     design: Literal["ab", "aa"] | None = None
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ import numpy as np
 
 from mobifarm.workloads.comparisons import Comparisons, comparisons
 from mobifarm.workloads.footnotes import footnotes
+from mobifarm.workloads.passport import MEASURED, MODELLED
 from mobifarm.workloads.scores import Quality, failed_quality, quality
 from mobifarm.workloads.statistics import bootstrap_mean_interval, mean, median, quantile, wilson_interval
 
@@ -93,6 +94,8 @@ class MethodRow:
     """One line of the result table. Costs are over the edits that ran to their end; None: not measured.
 
     Kinds of phones are never mixed in a line: ``execution`` is the one of this, None for the unedited model.
+    Energy is the mean over the edits that succeeded, above what the phone draws idle, or ``gross`` with it;
+    ``modelled`` joules are no measurement and have fields of their own.
     """
 
     label: str
@@ -107,6 +110,10 @@ class MethodRow:
     loss_evaluations_median: float | None = None
     token_layers_median: float | None = None
     peak_rss_bytes_max: int | None = None
+    joules: Estimate | None = None
+    gross_joules: Estimate | None = None
+    modelled_joules: Estimate | None = None
+    modelled_gross_joules: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +182,16 @@ class EditRow:
     block: int | None
     place: int | None
     arm: str | None
+    joules: float | None = None
+    uncertainty_joules: float | None = None
+    gross_joules: float | None = None
+    gross_uncertainty_joules: float | None = None
+    modelled_joules: float | None = None
+    modelled_uncertainty_joules: float | None = None
+    modelled_gross_joules: float | None = None
+    modelled_gross_uncertainty_joules: float | None = None
+    energy_source: str | None = None
+    energy_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +246,15 @@ def summarise(trials: Sequence[TrialRecord], attempts: Iterable[StoredAttempt]) 
         comparisons=compared,
         footnotes=footnotes(
             executions={row.execution for row in devices},
+            energy={
+                provenance
+                for row in edits
+                for provenance, joules in (
+                    (MEASURED, row.gross_joules),
+                    (MODELLED, row.modelled_gross_joules),
+                )
+                if joules is not None
+            },
             repeated=len({row.record_id for row in with_result}) < len(with_result),
             missing=missing,
             kept=Counter(row.serial or row.device_id or "" for row in edits if row.kept),
@@ -278,7 +304,18 @@ def _edit_row(trial: TrialRecord, attempts: int) -> EditRow:
         block=design.get("block"),
         place=design.get("place"),
         arm=design.get("arm"),
+        **_energy(passport.get("energy") or {}),
     )
+
+
+_JOULES: Final = ("joules", "uncertainty_joules", "gross_joules", "gross_uncertainty_joules")
+
+
+def _energy(energy: Mapping[str, Any]) -> dict[str, Any]:
+    """The energy of one edit: measured and modelled joules never stand in the same field."""
+    prefix = {MEASURED: "", MODELLED: "modelled_"}.get(energy.get("provenance") or "")
+    figures = {} if prefix is None else {f"{prefix}{name}": energy.get(name) for name in _JOULES}
+    return {**figures, "energy_source": energy.get("source"), "energy_reason": energy.get("reason")}
 
 
 def method_row(label: str, execution: str, rows: Sequence[EditRow]) -> MethodRow:
@@ -301,7 +338,15 @@ def method_row(label: str, execution: str, rows: Sequence[EditRow]) -> MethodRow
         loss_evaluations_median=median(_known(row.loss_evaluations for row in costs)),
         token_layers_median=median(_known(row.token_layers for row in costs)),
         peak_rss_bytes_max=max(peaks, default=None),
+        **_energy_estimates([row for row in rows if row.quality is not None and row.quality.edit_success]),
     )
+
+
+def _energy_estimates(successful: Sequence[EditRow]) -> dict[str, Estimate | None]:
+    def of(name: str) -> Estimate | None:
+        return mean_with_interval([(row.record_id, getattr(row, name)) for row in successful])
+
+    return {name: of(name) for name in ("joules", "gross_joules", "modelled_joules", "modelled_gross_joules")}
 
 
 def _unedited_row(rows: Sequence[EditRow]) -> MethodRow | None:

@@ -50,6 +50,8 @@ def render_methods(summary: Summary) -> Table:
         [
             (name, *(column[i] if i < len(column) else "" for column in cells))
             for i, name in enumerate(_MEASURES)
+            # Energy is rarely known; a row of it without any figure says nothing.
+            if name not in _ENERGIES or any(column[i] != UNKNOWN for column in cells if i < len(column))
         ],
         right=range(1, len(rows) + 1),
     )
@@ -160,6 +162,16 @@ CSV_COLUMNS: tuple[str, ...] = (
     "block",
     "place",
     "arm",
+    "joules",
+    "uncertainty_joules",
+    "gross_joules",
+    "gross_uncertainty_joules",
+    "modelled_joules",
+    "modelled_uncertainty_joules",
+    "modelled_gross_joules",
+    "modelled_gross_uncertainty_joules",
+    "energy_source",
+    "energy_reason",
 )
 
 
@@ -174,6 +186,12 @@ def edit_value(row: EditRow, column: str) -> str | float | None:
     return value
 
 
+_ENERGIES: tuple[str, ...] = (
+    "energy, J per successful edit",
+    "energy, gross J per successful edit",
+    "energy (modelled), J per successful edit",
+    "energy (modelled), gross J per successful edit",
+)
 _MEASURES: tuple[str, ...] = (
     "edits",
     "edit success %",
@@ -190,6 +208,7 @@ _MEASURES: tuple[str, ...] = (
     "loss evaluations, median",
     "token_layers, median",
     "agent's peak memory",
+    *_ENERGIES,
 )
 
 
@@ -215,7 +234,17 @@ def _cost_cells(row: MethodRow) -> tuple[str, ...]:
         _number(row.loss_evaluations_median, "{:,.0f}"),
         _number(row.token_layers_median, "{:,.0f}"),
         UNKNOWN if row.peak_rss_bytes_max is None else f"{row.peak_rss_bytes_max / 2**20:.0f} MiB",
+        _joules(row.joules),
+        _joules(row.gross_joules),
+        _joules(row.modelled_joules),
+        _joules(row.modelled_gross_joules),
     )
+
+
+def _joules(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return UNKNOWN
+    return f"{estimate.mean:.2f} [{estimate.low:.2f}–{estimate.high:.2f}]"
 
 
 def _share(estimate: Estimate | None) -> str:

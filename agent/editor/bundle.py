@@ -25,7 +25,7 @@ from mobifarm.agent.editor.prepared import Prepared, load_prepared
 from mobifarm.agent.editor.sessions import Arrays, Pieces, Sessions
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import BundleError, InputError
-from mobifarm.agent.memory import limit_heap, return_code, return_freed
+from mobifarm.agent.memory import SpareHeap, limit_heap, return_code
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -34,6 +34,8 @@ _PROBE_TOKENS = 8
 # Bound the memory of the activations. Larger calls would hardly be faster.
 _POSITIONS_PER_CALL = 256
 _READ_OUTS_PER_CALL = 24
+# Freed memory that the calls may keep for each other.
+_SPARE_HEAP_BYTES = 20 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +127,17 @@ class Bundle:
         self._prepared = load_prepared(tensors, manifest)
         self._edited_down_proj = tensors.tensor(stored["edited_down_proj"])
         with tempfile.TemporaryDirectory(prefix="mobifarm-placement-") as folder:
-            sessions = Sessions(path, threads, Path(folder))
+            sessions, heap = Sessions(path, threads, Path(folder)), SpareHeap(_SPARE_HEAP_BYTES)
             self._lower, self._upper, self._read_out = (
-                Pieces(manifest.graphs[name], sessions, tensors) for name in GRAPHS
+                Pieces(manifest.graphs[name], sessions, tensors, heap) for name in GRAPHS
             )
             presents = 2 * self.upper_layers
             self._present_names = [f"present_{index}" for index in range(presents)]
             # Reading the tokenizer and the graphs takes twice the memory that they need, and other code.
-            return_freed()
+            heap.settle()
             return_code()
             self._probe()  # the first runs, which are traced
+            heap.settle()
             graphs = (self._lower, self._upper, self._read_out)
             self._placement = sum((graph.placement() for graph in graphs), Counter[str]())
 

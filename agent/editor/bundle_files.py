@@ -87,9 +87,9 @@ class MappedTensors:
         values = np.frombuffer(self._maps[stored.file], stored.dtype, count, stored.offset)
         return values.reshape(stored.shape)
 
-    def release(self) -> None:
-        """Give the resident pages back; who reads the tensors again gets them again."""
-        for mapped in self._maps.values():
+    def release(self, file: str | None = None) -> None:
+        """Give the resident pages of a file, or of all, back; who reads the tensors again gets them again."""
+        for mapped in self._maps.values() if file is None else [self._maps[file]]:
             mapped.madvise(mmap.MADV_DONTNEED)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mobifarm.agent.editor.bundle import Cache, EditPair, stack_caches
 from mobifarm.agent.editor.directions import FloatArray
 from mobifarm.agent.editor.forward import Losses
-from mobifarm.agent.editor.prepared import UNPREPARED, Prepared, output_gradient
+from mobifarm.agent.editor.prepared import UNPREPARED, Prepared, output_gradients
 from mobifarm.agent.editor.tokens import Texts, pad
 from mobifarm.agent.editor.types import EditCost, EditRecord
 from mobifarm.agent.errors import InputError
@@ -224,18 +224,13 @@ class ContextLoss:
         assert out.final_residual is not None
         count = len(self._suffixes)
         at = np.arange(count) * len(deltas) + row
-        gradients = [
-            np.mean(
-                [
-                    output_gradient(
-                        self._bundle, surrogate, out.log_softmax[i, n], out.final_residual[i, n], t
-                    )
-                    for n, t in enumerate(suffix.targets)
-                ],
-                axis=0,
-            )
+        places = [
+            (out.log_softmax[i, n], out.final_residual[i, n], target)
             for i, suffix in zip(at, self._suffixes, strict=True)
+            for n, target in enumerate(suffix.targets)
         ]
+        of_tokens = iter(output_gradients(self._bundle, surrogate, *zip(*places, strict=True)))
+        gradients = [np.mean([next(of_tokens) for _ in suffix.targets], axis=0) for suffix in self._suffixes]
         shares = np.array([suffix.share for suffix in self._suffixes])
         guesses = surrogate.predict(
             np.stack(gradients),

@@ -29,6 +29,8 @@ TRIM_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_STEP = 0.02
 # Whoever stops at a smaller probability does not ask for a first choice.
 WRITTEN_FROM = 0.5
+# Nats: from a probability of one half on, what holds a search up may be the norm penalty.
+NEAR_GOAL = 0.69
 # δ counts as being at its longest from here on.
 AT_LIMIT = 0.99
 # The written-back edit may fall this many nats short of what stopped the search: 0.82 for a goal of 0.9.
@@ -156,6 +158,7 @@ class _Search:
         self._delta: FloatArray = np.zeros(dimension)
         self._objective = self._target_loss = float("nan")
         self._done = False
+        self._penalty_weight = settings.norm_penalty
         self._step_length = settings.initial_step * reference_norm
         self._last_gradients: deque[FloatArray] = deque(maxlen=settings.memory)
         self._guess: FloatArray | None = None
@@ -203,7 +206,7 @@ class _Search:
         return _Candidates(deltas, losses.total + self._penalty(deltas), losses.target, done)
 
     def _penalty(self, deltas: FloatArray) -> FloatArray:
-        return np.asarray(self._settings.norm_penalty * (deltas**2).sum(axis=-1) / self._unit**2)
+        return np.asarray(self._penalty_weight * (deltas**2).sum(axis=-1) / self._unit**2)
 
     def _estimate_gradient(self) -> FloatArray:
         """Projection of the objective's gradient onto the directions, [d]."""
@@ -254,8 +257,16 @@ class _Search:
             self._take_guess(best)
         else:
             best = 0
+            if self._target_loss < NEAR_GOAL:
+                self._leave_penalty_out()
         longest = self._settings.norm_limit * self._unit / STEP_FACTORS[-1]
         self._step_length = min(max(float(lengths[best]), SMALLEST_STEP * self._unit), longest)
+
+    def _leave_penalty_out(self) -> None:
+        """From here on: near the goal its pull inwards is as strong as what the target still gains, and the
+        best compromise of the two may lie short of the goal."""
+        self._objective -= float(self._penalty(self._delta))
+        self._penalty_weight = 0.0
 
     def _downhill(self, gradient: FloatArray) -> FloatArray:
         """Unit vector against the gradient. A δ at its longest moves along the sphere: outwards, the clamp

@@ -6,7 +6,7 @@ not read; their file is among those that the bundle's check covers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,7 @@ class Surrogate:
         sure they are.
 
         Args:
-            output_gradients: [B, d], see :func:`output_gradient`; mean over the target's tokens.
+            output_gradients: [B, d], see :func:`output_gradients`; mean over the target's tokens.
             final_residuals: [B, d] before the last norm where the target's first token is predicted.
             subject_residuals: [B, d] to which δ is added at the subject's last token, without δ.
             deltas: [B, d] where the gradient is wanted.
@@ -110,6 +110,8 @@ class Surrogate:
         inputs = surrogate_inputs(output_gradients, final_residuals, subject_residuals, deltas)
         guesses = np.zeros((len(inputs), self.weights.shape[1]))
         for rows in _chunks(len(self.weights)):
+            if not inputs[:, rows].any():
+                continue  # half of the inputs are zeros
             guesses += inputs[:, rows].astype(np.float32) @ self.weights[rows].astype(np.float32)
         return guesses
 
@@ -190,10 +192,14 @@ def _chunks(rows: int) -> Iterator[slice]:
     return (slice(start, start + _ROWS_WIDENED) for start in range(0, rows, _ROWS_WIDENED))
 
 
-def output_gradient(
-    bundle: Bundle, surrogate: Surrogate, log_softmax: FloatArray, final_residual: FloatArray, target: int
-) -> FloatArray:
-    """Gradient of the NLL of one token with respect to the residual before the last norm.
+def output_gradients(
+    bundle: Bundle,
+    surrogate: Surrogate,
+    log_softmax: Sequence[FloatArray],
+    final_residuals: Sequence[FloatArray],
+    targets: Sequence[int],
+) -> list[FloatArray]:
+    """Gradients of the NLL of single tokens with respect to the residual before the last norm.
 
     With p the softmax, γ the norm's weight and r = sqrt(mean(h²) + ε): (a − h (h·a)/(d r²)) / r for
     a = γ ∘ (Σ p W_U − W_U[target]). The sum takes the most probable tokens only. With a soft cap c every row
@@ -202,22 +208,36 @@ def output_gradient(
     Args:
         bundle: the model, for rows of its output projection.
         surrogate: holds the last norm.
-        log_softmax: [V].
-        final_residual: [d] h.
-        target: token id.
+        log_softmax: [V] for each token.
+        final_residuals: [d] h for each token.
+        targets: the tokens' ids.
 
     Returns:
-        [d] float64.
+        [d] float64 for each token.
     """
-    kept = min(_TOKENS_KEPT, len(log_softmax))
-    tokens = np.argpartition(log_softmax, -kept)[-kept:]
-    probabilities = np.exp(np.asarray(log_softmax[tokens], np.float64))
-    # Without the tail the weights must still sum to 1, to cancel the target's row where p is certain.
-    probabilities /= probabilities.sum()
-    rows = np.asarray(bundle.output_rows(np.append(tokens, target)), np.float64)
-    weights = np.append(probabilities, -1)
+    taken = []
+    for values, target in zip(log_softmax, targets, strict=True):
+        kept = min(_TOKENS_KEPT, len(values))
+        taken.append(np.append(np.argpartition(values, -kept)[-kept:], target))
+    # Read at once and in order: a row is a column of a mapped matrix, which lies on many pages.
+    wanted, places = np.unique(np.concatenate(taken), return_inverse=True)
+    rows = bundle.output_rows(wanted)
+    found, start = [], 0
+    for tokens, values, state in zip(taken, log_softmax, final_residuals, strict=True):
+        stop = start + len(tokens)
+        probabilities = np.exp(np.asarray(values[tokens[:-1]], np.float64))
+        # Without the tail the weights must still sum to 1, to cancel the target's row where p is certain.
+        weights = np.append(probabilities / probabilities.sum(), -1)
+        here = np.asarray(rows[places[start:stop]], np.float64)
+        found.append(_through_the_norm(surrogate, here, weights, np.asarray(state, np.float64)))
+        start = stop
+    return found
+
+
+def _through_the_norm(
+    surrogate: Surrogate, rows: FloatArray, weights: FloatArray, state: FloatArray
+) -> FloatArray:
     norm = np.asarray(surrogate.final_norm, np.float64)
-    state = np.asarray(final_residual, np.float64)
     square = float(np.mean(state**2)) + surrogate.epsilon
     if surrogate.logit_softcap is not None:
         logits = rows @ (norm * state / np.sqrt(square))

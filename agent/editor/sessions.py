@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mobifarm.agent.editor.bundle_files import MappedTensors
 from mobifarm.agent.editor.manifest import WEIGHTS_FILE, Piece, StoredTensor
-from mobifarm.agent.memory import return_freed
+from mobifarm.agent.memory import SpareHeap
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -84,8 +84,10 @@ class Sessions:
 class Pieces:
     """The pieces of one graph, in order."""
 
-    def __init__(self, pieces: Sequence[Piece], sessions: Sessions, tensors: MappedTensors) -> None:
-        self._tensors = tensors
+    def __init__(
+        self, pieces: Sequence[Piece], sessions: Sessions, tensors: MappedTensors, heap: SpareHeap
+    ) -> None:
+        self._tensors, self._heap = tensors, heap
         self._steps = [_Step(piece, sessions.of(piece.file), tensors) for piece in pieces]
 
     def run(self, names: Sequence[str], feeds: Arrays) -> list[NDArray[Any]]:
@@ -96,8 +98,8 @@ class Pieces:
             found = step.run(values, needed)
             values = {name: array for name, array in values.items() if name in needed}
             values.update(found)
-            self._tensors.release()
-        return_freed()
+            self._tensors.release(WEIGHTS_FILE)
+        self._heap.return_excess()
         return [values[name] for name in names]
 
     def placement(self) -> Counter[str]:

@@ -14,6 +14,7 @@ import typer
 
 from mobifarm import __version__
 from mobifarm.controller.cli import (
+    agent,
     dashboards,
     demo,
     devices,
@@ -70,6 +71,7 @@ def _assemble() -> None:
     app.command()(jobs.cancel)
     app.command()(why.why)
     app.command()(replay.replay)
+    app.add_typer(agent.app, name="agent")
     app.add_typer(devices.app, name="devices")
     app.add_typer(edits.app, name="edits")
     app.add_typer(store.app, name="store")

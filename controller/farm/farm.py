@@ -42,6 +42,7 @@ from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import Bug, HostError
 from mobifarm.controller.farm.live import LiveView
+from mobifarm.controller.farm.telemetry_files import Measured, TelemetryFiles
 from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.reports import (
     AttemptProgress,
@@ -50,12 +51,13 @@ from mobifarm.controller.host.reports import (
     PhoneSettling,
     Reading,
     Report,
+    SamplesPiece,
     TransferProgress,
 )
 from mobifarm.controller.provisioning.removal import Removal
 from mobifarm.controller.store.projection import Record, record
 from mobifarm.controller.store.protocol import Store
-from mobifarm.workloads.passport import passport
+from mobifarm.workloads.passport import passport, provenance_of
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,7 @@ class Farm:
         identifier: makes a new id with a prefix, e.g. ``attempt-1a2b``; randomness is passed in.
         clock: unix time in seconds.
         paranoid: check the core's invariants after every event (tests and development).
+        telemetry_files: where raw samples are kept; None keeps none.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class Farm:
         clock: Callable[[], float],
         identifier: Callable[[str], str],
         paranoid: bool = False,
+        telemetry_files: TelemetryFiles | None = None,
     ) -> None:
         self._store = store
         self._here = _Connection(host)
@@ -143,6 +147,7 @@ class Farm:
         self._clock = clock
         self._identifier = identifier
         self._paranoid = paranoid
+        self._telemetry_files = telemetry_files or TelemetryFiles(None)
         self._news = asyncio.Event()
         self._payloads: dict[str, Mapping[str, Any]] = {}  # of trials that are under way
         self._change = asyncio.Event()
@@ -238,9 +243,33 @@ class Farm:
                 sensors=delivered["sensors"],
                 payload=payload,
                 result=delivered["result"],
+                clock=delivered.get("clock"),
+                cpu_governors=delivered.get("cpu_governors"),
+                recorded=delivered.get("recorded"),
             ),
         }
         return replace(event, result=result)
+
+    async def _recorded(self, event: Event, pieces: Mapping[str, Sequence[bytes]]) -> Event:
+        """A result with what its raw samples tell, which are on disk before it is."""
+        if not isinstance(event, AttemptFinished) or event.result is None:
+            return event
+        attempt = self.state.attempts.get(event.attempt_id)
+        if attempt is None or not attempt.live:  # stored before, and with it the file
+            return event
+        measured = Measured(
+            attempt_id=event.attempt_id,
+            job_id=attempt.job_id,
+            device_id=event.device_id,
+            execution=attempt.execution,
+            provenance=provenance_of(attempt.execution),
+            clock=event.result.get("clock"),
+            telemetry=event.result["result"].get("telemetry") or {},
+            sensors=event.result["sensors"],
+        )
+        record, sent = self._telemetry_files.record, pieces[event.attempt_id]
+        recorded = await asyncio.to_thread(record, sent, measured) if sent else record(sent, measured)
+        return replace(event, result={**event.result, "recorded": recorded})
 
     def _note(self, event: Event) -> None:
         for watcher in self.watchers:
@@ -251,6 +280,7 @@ class Farm:
         match event:
             case DeviceLost() | DeviceReady():
                 self.live.drop(event.device_id)
+                self._telemetry_files.drop(event.device_id)
             case AttemptFinished():
                 self.live.finished(event.device_id)
             case AttemptFailed():
@@ -368,6 +398,7 @@ class Farm:
     async def _take(self, reports: Sequence[Report], joined_host: str = "") -> None:
         """Note what is fleeting, apply what is durable, in order and in one commit."""
         durable: list[Event] = []
+        pieces: dict[str, list[bytes]] = {}  # of the attempts that end here
         seen: list[tuple[str, str]] = []
         settling: list[PhoneSettling] = []
         for report in reports:
@@ -378,6 +409,8 @@ class Farm:
                     self.live.note(report)
                     if isinstance(report, DiscoveryNotice) and report.reason:
                         logger.warning("%s on %s: %s", report.source, report.host, report.reason)
+                case SamplesPiece():
+                    self._telemetry_files.take(report)
                 case PhoneSeen():
                     device_id = f"{joined_host}/{report.address}" if joined_host else report.address
                     if self._is_welcome(device_id, report):
@@ -387,6 +420,12 @@ class Farm:
                         )
                 case _ if self._concerns(report):
                     durable.append(report)
+                    if isinstance(report, AttemptFinished):
+                        pieces[report.attempt_id] = self._telemetry_files.pop(
+                            report.device_id, report.attempt_id
+                        )
+        if pieces:
+            durable = list(await asyncio.gather(*(self._recorded(event, pieces) for event in durable)))
         while durable:
             applied, misfit = await self._apply(durable)
             if misfit is not None:  # what a phone says must never stop the farm or other reports

@@ -40,6 +40,7 @@ from mobifarm.controller.farm.farm import Farm
 from mobifarm.controller.farm.hosts import HostView, host_rows, watch_hosts
 from mobifarm.controller.farm.ray_host import RayHost
 from mobifarm.controller.farm.requests import FarmRequests
+from mobifarm.controller.farm.telemetry_files import TelemetryFiles
 from mobifarm.controller.farm.versions import versions
 from mobifarm.controller.host.phones import HostConfiguration
 from mobifarm.controller.metrics.farm_metrics import FarmMetrics
@@ -176,6 +177,7 @@ def serve(
             settings=settings,
             clock=time.time,
             identifier=identifier,
+            telemetry_files=TelemetryFiles(paths.telemetry),
         )
         requests = FarmRequests(farm, clock=time.time, identifier=identifier)
         token = secrets.token_urlsafe(32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +17,12 @@ import grpc.aio
 
 from mobifarm.controller.core.events import AttemptFailed, AttemptFinished, AttemptStarted
 from mobifarm.controller.errors import DeviceError, FarmError, WorkloadError
-from mobifarm.controller.host.reports import AttemptProgress, Reading, Report
+from mobifarm.controller.host.clock import ClockOffset
+from mobifarm.controller.host.conditions import reading_of
+from mobifarm.controller.host.reports import AttemptProgress, Report, SamplesPiece
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
 from mobifarm.workloads.messages import payload_to_run_request, result_to_mapping
+from mobifarm.workloads.samples import compress, pack, phase_name
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ CHECK_BUNDLE_DEADLINE_S = 120.0  # the phone hashes every file
 LINK_LOSS_NOTICE_S = 2.0
 BUSY_RETRY_S = 0.5
 BUSY_PATIENCE_S = 60.0
+BATCHES_LIMIT = 10_000  # of one attempt; an agent keeps 3,600, an hour at ten samples a second
 
 
 class ReachablePhone(Protocol):
@@ -72,7 +76,9 @@ class Attempts:
         unreachable: Callable[[str], None],
         emit: Callable[[Report], None],
         clock: Callable[[], float],
+        clock_offset: Callable[[], ClockOffset | None],
     ) -> None:
+        self._clock_offset = clock_offset
         self._device_id = device_id
         self._phone = phone
         self._bundle_folder = bundle_folder
@@ -174,6 +180,7 @@ class Attempts:
 
     async def _stream(self, request: agent_pb2.RunRequest) -> None:
         started = False
+        batches: list[bytes] = []
         async for response in self._phone.stub.Run(request):
             if not started:
                 started = True
@@ -182,25 +189,24 @@ class Attempts:
                 case "progress":
                     self._emit(self._progress(request.attempt_id, response.progress))
                 case "telemetry":
-                    if response.telemetry.samples:
-                        newest = response.telemetry.samples[-1]
-                        self._emit(self._reading(newest))
+                    if len(batches) < BATCHES_LIMIT:
+                        batches.append(compress(response.telemetry))
+                    reading = reading_of(self._clock(), self._device_id, response.telemetry)
+                    if reading is not None:
+                        self._emit(reading)
                 case "result":
-                    self._finished(request, response.result)
+                    self._finished(request, response.result, batches)
                     return
         raise DeviceError(
             f"{self._device_id}: the agent ended the stream of {request.attempt_id} without a result"
         )
-
-    def _reading(self, sample: agent_pb2.TelemetrySample) -> Reading:
-        return Reading(self._clock(), self._device_id, dict(sample.values), sample.monotonic_ns)
 
     def _progress(self, attempt_id: str, progress: agent_pb2.EditProgress) -> AttemptProgress:
         return AttemptProgress(
             at=self._clock(),
             device_id=self._device_id,
             attempt_id=attempt_id,
-            phase=agent_pb2.EditPhase.Name(progress.phase).removeprefix("EDIT_PHASE_").lower(),
+            phase=phase_name(progress.phase),
             step=progress.step,
             step_limit=progress.step_limit,
             loss=_known(progress.loss),
@@ -208,7 +214,12 @@ class Attempts:
             loss_evaluations=progress.loss_evaluations,
         )
 
-    def _finished(self, request: agent_pb2.RunRequest, result: agent_pb2.EditResult) -> None:
+    def _finished(
+        self,
+        request: agent_pb2.RunRequest,
+        result: agent_pb2.EditResult,
+        batches: Sequence[bytes],
+    ) -> None:
         if result.status == agent_pb2.EDIT_STATUS_CANCELLED:
             self._failed(
                 request.attempt_id,
@@ -218,6 +229,11 @@ class Attempts:
             )
             self.acknowledge(request.attempt_id)
             return
+        pieces = pack(batches)
+        for number, piece in enumerate(pieces):
+            self._emit(
+                SamplesPiece(self._clock(), self._device_id, request.attempt_id, number, len(pieces), piece)
+            )
         self._emit(
             AttemptFinished(
                 at=self._clock(),
@@ -239,11 +255,18 @@ class Attempts:
                 "unit": sensor.unit,
                 "sign": sensor.sign,
                 "reason": sensor.reason,
+                "resolution": sensor.resolution if 0 < sensor.resolution < math.inf else None,
             }
             for sensor in self._phone.description.sensors
         ]
-        version = self._phone.description.agent_version
-        return {"result": dict(result), "agent_version": version, "sensors": sensors}
+        offset = self._clock_offset()
+        return {
+            "result": dict(result),
+            "agent_version": self._phone.description.agent_version,
+            "sensors": sensors,
+            "cpu_governors": dict(sorted(self._phone.description.cpu_governors.items())),
+            "clock": offset.to_json() if offset else None,
+        }
 
     def _failed(self, attempt_id: str, fencing_token: int, reason: str, *, base_proven: bool = True) -> None:
         self._emit(

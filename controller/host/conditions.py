@@ -15,11 +15,12 @@ from mobifarm.controller.core.conditions import UNKNOWN, Conditions, conditions_
 from mobifarm.controller.core.events import DeviceConditions
 from mobifarm.controller.host.reports import Reading, Report
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
+from mobifarm.workloads.samples import phase_name
 
 logger = logging.getLogger(__name__)
 
-IDLE_PERIOD_S: Final = 10.0
-DEADLINE_S: Final = 10.0
+READING_PERIOD_S: Final = 0.5  # at most two readings of a phone a second go up
+RETRY_S: Final = 10.0
 LONGEST_SILENCE_S: Final = 60.0
 TEMPERATURE_STEP_KELVIN: Final = 0.5
 BATTERY_STEP: Final = 0.01
@@ -61,7 +62,7 @@ class Decimator:
 
 
 class ConditionsWatch:
-    """Passes a session's reports on, adds :class:`DeviceConditions`, and asks a phone without work itself."""
+    """Passes a session's reports on, adds :class:`DeviceConditions`, and follows a phone without work."""
 
     def __init__(
         self,
@@ -75,28 +76,37 @@ class ConditionsWatch:
         self._emit = emit
         self._clock = clock
         self._decimator = Decimator()
-        self._heard_at = -math.inf
+        self._passed_at = -math.inf
 
     def emit(self, report: Report) -> None:
-        """Pass a report on; a reading may become an event of its own."""
-        self._emit(report)
-        if isinstance(report, Reading):
-            self._heard_at = report.at
-            conditions = self._decimator.offer(report.at, report.values)
-            if conditions is not None:
-                self._emit(DeviceConditions(report.at, self._device_id, conditions))
+        """Pass a report on; a reading may become an event of its own, and too many readings are left out."""
+        if not isinstance(report, Reading):
+            self._emit(report)
+            return
+        if report.at - self._passed_at >= READING_PERIOD_S:
+            self._passed_at = report.at
+            self._emit(report)
+        conditions = self._decimator.offer(report.at, report.values)
+        if conditions is not None:
+            self._emit(DeviceConditions(report.at, self._device_id, conditions))
 
     async def watch(self) -> None:
-        """Read the sensors now and then; an attempt's own telemetry makes that needless."""
+        """Follow the sensors of a phone without work; an attempt's own stream tells of one that has some."""
         while True:
-            if self._clock() - self._heard_at >= IDLE_PERIOD_S:
-                try:
-                    answer = await self._stub.ReadSensors(agent_pb2.ReadSensorsRequest(), timeout=DEADLINE_S)
-                except grpc.aio.AioRpcError as error:
-                    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                        return  # an older agent; what it does not tell is unknown
-                    logger.info("the sensors of %s: %s", self._device_id, error.details())
-                else:
-                    values, monotonic_ns = dict(answer.sample.values), answer.sample.monotonic_ns
-                    self.emit(Reading(self._clock(), self._device_id, values, monotonic_ns))
-            await asyncio.sleep(IDLE_PERIOD_S)
+            try:
+                async for answer in self._stub.WatchSensors(agent_pb2.WatchSensorsRequest()):
+                    if (reading := reading_of(self._clock(), self._device_id, answer.batch)) is not None:
+                        self.emit(reading)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return  # an older agent; what it does not tell is unknown
+                logger.info("the sensors of %s: %s", self._device_id, error.details())
+            await asyncio.sleep(RETRY_S)
+
+
+def reading_of(at: float, device_id: str, batch: agent_pb2.TelemetryBatch) -> Reading | None:
+    """The newest sample of a batch; None of an empty one, and of one that is no news."""
+    if batch.replayed or not batch.samples:
+        return None
+    newest = batch.samples[-1]
+    return Reading(at, device_id, dict(newest.values), newest.monotonic_ns, phase_name(newest.phase))

@@ -17,6 +17,7 @@ from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_agent
 from mobifarm.controller.provisioning.identify import identify
 from mobifarm.controller.provisioning.install import bundles_by_size, install_bundle, remove_bundle
+from mobifarm.controller.provisioning.phone import cpu_abi
 from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
 from mobifarm.controller.transport.adb_server import AdbServer
 from mobifarm.controller.transport.direct import connect_direct
@@ -68,7 +69,12 @@ class Phone:
     @property
     def execution(self) -> str:
         """What kind of machine this is, as the phone itself says."""
-        return "virtual" if self.properties.get("ro.boot.mobifarm.virtual") == "1" else "phone"
+        if self.properties.get("ro.boot.mobifarm.virtual") != "1":
+            return "phone"
+        emulated = (
+            self.properties.get("ro.boot.mobifarm.emulator") and cpu_abi(self.properties) == "arm64-v8a"
+        )
+        return "qemu_arm64" if emulated else "virtual"
 
     async def push_bundle(self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]) -> None:
         await _blocking(

@@ -34,6 +34,7 @@ from mobifarm.controller.errors import (
     Silent,
 )
 from mobifarm.controller.host.attempts import Attempts, BundleFolder, ReachablePhone
+from mobifarm.controller.host.clock import ClockWatch
 from mobifarm.controller.host.conditions import ConditionsWatch
 from mobifarm.controller.host.edits import EditsRequest, carry_out
 from mobifarm.controller.host.health import CheckablePhone, check_phone
@@ -311,6 +312,7 @@ class PhoneSession:
                 self._emit(DeviceLost(at=self._clock(), device_id=self._device_id, reason=reason))
 
         conditions = ConditionsWatch(self._device_id, phone.stub, self._emit, self._clock)
+        clock = ClockWatch(self._device_id, phone.stub, self._clock, self._monotonic)
         self._attempts = Attempts(
             self._device_id,
             phone,
@@ -319,6 +321,7 @@ class PhoneSession:
             unreachable=end,
             emit=conditions.emit,
             clock=self._clock,
+            clock_offset=lambda: clock.offset,
         )
         self._unplugged = False
         ready_after_s = None if self._seen_at is None else self._monotonic() - self._seen_at
@@ -354,6 +357,7 @@ class PhoneSession:
             asyncio.create_task(self._watch_link(phone, end)),
             asyncio.create_task(self._watch_health(phone, end)),
             asyncio.create_task(conditions.watch()),
+            asyncio.create_task(clock.watch()),
         ]
         try:
             return await ended

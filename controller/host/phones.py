@@ -32,7 +32,7 @@ from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.farm_door import FarmDoor
 from mobifarm.controller.host.mending import Mender
 from mobifarm.controller.host.phone import PhoneSession
-from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
+from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report, SamplesPiece
 from mobifarm.controller.provisioning.removal import Removal, remove_from_phone
 from mobifarm.controller.transport.adb_server import AdbServer
 
@@ -99,7 +99,9 @@ class PhoneHost:
         self, configuration: HostConfiguration, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
     ) -> None:
         self._configuration = configuration
-        self._reports: ReportBuffer[Report] = ReportBuffer()
+        self._reports: ReportBuffer[Report] = ReportBuffer(
+            size=lambda report: len(report.data) if isinstance(report, SamplesPiece) else 0
+        )
         self._sessions: dict[str, PhoneSession] = {}
         # Blocking ADB calls: each phone may hold a few threads (link watch, push, shell) at a time.
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=512, thread_name_prefix="adb")

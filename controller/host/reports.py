@@ -38,13 +38,29 @@ class TransferProgress:
 class Reading:
     """The newest telemetry sample of a phone: sensor name to value in the unit of its description.
 
-    ``monotonic_ns`` is the phone's own time of the sample, as in ``TelemetrySample``.
+    ``monotonic_ns`` is the phone's own time of it, ``phase`` what it did then.
     """
 
     at: float
     device_id: str
     values: Mapping[str, float]
     monotonic_ns: int | None = None
+    phase: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesPiece:
+    """Raw telemetry of an attempt that has ended, see :func:`mobifarm.workloads.samples.pack`.
+
+    All pieces of an attempt come one after the other, before its :class:`AttemptFinished`.
+    """
+
+    at: float
+    device_id: str
+    attempt_id: str
+    number: int  # from 0
+    of: int
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +95,4 @@ class DiscoveryNotice:
 
 
 Fleeting = AttemptProgress | TransferProgress | Reading | PhoneSettling | DiscoveryNotice
-Report = Event | Fleeting | PhoneSeen
+Report = Event | Fleeting | PhoneSeen | SamplesPiece

@@ -82,7 +82,7 @@ def start_agent(
     home: str,
     runtime: Runtime,
     arguments: Sequence[str] = (),
-    timeout_s: float = 60.0,
+    timeout_s: float = 120.0,
 ) -> AgentEndpoint:
     """Make sure that the agent of ``runtime`` runs on the phone, and say where.
 

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from mobifarm.controller.errors import DeviceError, UserError
+from mobifarm.controller.provisioning.packing.archive import Archive
 from mobifarm.controller.provisioning.phone import check_space, checksums_below, file_checksum, run
-from mobifarm.controller.provisioning.runtime import Archive, Runtime
+from mobifarm.controller.provisioning.runtime import Runtime
 from mobifarm.controller.transport.interface import DeviceTransport
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and the bytes in all."""
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-# Unpacked files take about three times the archive's space, and the archive lies beside them meanwhile.
-_UNPACKED_FACTOR: Final = 4
 _RESERVE_BYTES: Final = 64 << 20
 
 
@@ -54,7 +53,9 @@ def install_runtime(
     total = sum(archive.size_bytes for archive in archives)
     to_push = sum(archive.size_bytes for archive in missing)
     if missing:
-        check_space(transport, home, _UNPACKED_FACTOR * to_push + _RESERVE_BYTES)
+        # An archive lies beside its files until they are unpacked.
+        needed = sum(archive.size_bytes + archive.unpacked_bytes for archive in missing)
+        check_space(transport, home, needed + _RESERVE_BYTES)
     done = total - to_push
     for archive in missing:
         _unpack_on_phone(transport, home, archive)

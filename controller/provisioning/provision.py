@@ -53,9 +53,11 @@ def provision(
         LinkLost: the link went away; a repetition goes on where this stopped.
     """
     properties = read_properties(transport)
-    runtime = ensure_runtime(cache, cpu_abi(properties))
-    home = find_home(transport)
     report = progress or (lambda _what, _done, _total: None)
+    runtime = ensure_runtime(
+        cache, cpu_abi(properties), lambda doing: report(f"runtime, which is built first ({doing})", 0, 0)
+    )
+    home = find_home(transport)
     installed = install_runtime(transport, home, runtime, lambda done, total: report("runtime", done, total))
     pushed = {
         bundle_hash: install_bundle(

@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from mobifarm.agent.editor import METHOD_NAMES, EditOutcome, EditRecord, EditStatus, edit, validate_settings
 from mobifarm.agent.editor.bundle import Bundle
+from mobifarm.agent.errors import AgentError
 from mobifarm.workloads.datasets import read_records
+from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.sources import SMOLLM2_NAME
 from mobifarm.workloads.paths import bundles_directory
 from mobifarm.workloads.scores import Moment, quality
@@ -103,4 +106,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (AgentError, WorkloadInputError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

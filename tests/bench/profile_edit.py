@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mobifarm.agent.errors import AgentError
 from mobifarm.agent.memory import parse_kibibytes, peak_rss_bytes, reset_peak_rss
+from mobifarm.workloads.errors import WorkloadInputError
 
 ROOT = Path(__file__).parents[2]
 FACTS = ROOT / "workloads" / "data" / "personal_facts.json"
@@ -227,4 +230,8 @@ def _print(document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (AgentError, WorkloadInputError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -28,7 +28,9 @@ from mobifarm.agent.editor import (
 )
 from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.agent.editor.evaluation import Scorer, probe_scores, questions, tokenize_questions
+from mobifarm.agent.errors import AgentError
 from mobifarm.workloads.datasets import read_records
+from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.sources import SMOLLM2_NAME
 from mobifarm.workloads.paths import bundles_directory
 from mobifarm.workloads.scores import Moment, Quality, quality
@@ -178,4 +180,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (AgentError, WorkloadInputError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -145,6 +147,12 @@ class Caller:
 
     async def check_bundle(self, bundle_hash: str) -> pb.CheckBundleResponse:
         return await self._stub.CheckBundle(pb.CheckBundleRequest(bundle_hash=bundle_hash), **self._options)
+
+    def watch_sensors(self) -> Any:
+        return self._stub.WatchSensors(pb.WatchSensorsRequest(), **self._options)
+
+    async def read_clock(self) -> pb.ReadClockResponse:
+        return await self._stub.ReadClock(pb.ReadClockRequest(), **self._options)
 
     async def cancel(self, attempt_id: str) -> None:
         await self._stub.Cancel(pb.CancelRequest(attempt_id=attempt_id), **self._options)
@@ -322,6 +330,8 @@ async def test_every_call_needs_the_token(start: Start, metadata: list[tuple[str
             stub.Describe(pb.DescribeRequest(), metadata=shown, timeout=DEADLINE_S),
             stub.CheckBundle(pb.CheckBundleRequest(), metadata=shown, timeout=DEADLINE_S),
             stub.Run(pb.RunRequest(attempt_id="a", fencing_token=9), metadata=shown, timeout=DEADLINE_S),
+            stub.WatchSensors(pb.WatchSensorsRequest(), metadata=shown, timeout=DEADLINE_S),
+            stub.ReadClock(pb.ReadClockRequest(), metadata=shown, timeout=DEADLINE_S),
             stub.Cancel(pb.CancelRequest(), metadata=shown, timeout=DEADLINE_S),
             stub.Acknowledge(pb.AcknowledgeRequest(), metadata=shown, timeout=DEADLINE_S),
             stub.ListEdits(pb.ListEditsRequest(), metadata=shown, timeout=DEADLINE_S),
@@ -352,6 +362,49 @@ async def test_is_healthy_until_it_stops(start: Start):
         agent.process.send_signal(signal.SIGTERM)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert agent.process.wait(DEADLINE_S) == 0
+
+
+async def test_an_idle_phone_is_watched_and_tells_its_time(start: Start):
+    agent = start()
+    async with calls_to(agent) as caller:
+        before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now_ns = (await caller.read_clock()).monotonic_ns
+        assert before_ns <= now_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+        stream = caller.watch_sensors()
+        first, second = await stream.read(), await stream.read()
+        assert [len(one.batch.samples) for one in (first, second)] == [1, 2]
+        samples = [*first.batch.samples, *second.batch.samples]
+        assert all(sample.values["battery/voltage"] == pytest.approx(4.1) for sample in samples)
+        assert {sample.phase for sample in samples} == {pb.EDIT_PHASE_IDLE}
+        assert samples[2].monotonic_ns - samples[1].monotonic_ns >= 0.9e9
+        stream.cancel()
+
+
+async def test_services_tell_what_the_kernel_does_not(start: Start, tmp_path: Path):
+    corpus = Path(__file__).parents[1] / "corpus"
+    dumpsys = tmp_path / "path/dumpsys"
+    dumpsys.write_text(
+        "#!/bin/sh\n"
+        f'case "$1" in thermalservice) cat {corpus}/thermal/pixel-8.txt ;; '
+        f"battery) cat {corpus}/battery/samsung-s24.txt ;; *) cat {corpus}/power_stats/pixel-6.txt ;; esac\n"
+    )
+    dumpsys.chmod(0o755)
+    agent = start()
+    async with calls_to(agent) as caller:
+        described = {sensor.name: sensor for sensor in (await caller.describe()).sensors}
+        assert described["rail/S2M_VDD_CPUCL2/energy"].readable
+        assert described["battery/temperature"].source == "dumpsys battery"  # the file says -999
+        assert described["battery/current"].resolution == pytest.approx(1e-3)
+        stream = caller.watch_sensors()
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                values = (await stream.read()).batch.samples[-1].values
+                if {"rail/S2M_VDD_CPUCL2/energy", "battery/current", "thermal/status"} <= set(values):
+                    break
+        stream.cancel()
+    assert values["battery/current"] == pytest.approx(-0.412)
+    assert values["battery/voltage"] == pytest.approx(4.1)  # the kernel's, not the service's
 
 
 async def test_describes_the_phone(start: Start):

@@ -34,7 +34,7 @@ from mobifarm.agent.editor.prepared import (
     Prepared,
     Subspace,
     Surrogate,
-    output_gradient,
+    output_gradients,
 )
 from mobifarm.agent.errors import Cancelled, InputError
 from mobifarm.workloads.preparation.fit import with_core
@@ -393,15 +393,10 @@ def test_a_guess_is_the_surrogates_mean_over_the_contexts_and_costs_nothing(bund
         )
         assert out.log_softmax is not None
         assert out.final_residual is not None
-        gradient = np.mean(
-            [
-                output_gradient(
-                    bundle, prepared.surrogate, out.log_softmax[0, n], out.final_residual[0, n], token
-                )
-                for n, token in enumerate(context.answer_ids)
-            ],
-            axis=0,
+        each = output_gradients(
+            bundle, prepared.surrogate, out.log_softmax[0], out.final_residual[0], context.answer_ids
         )
+        gradient = np.mean(each, axis=0)
         subject = low.residual[0, context.subject_last]
         part = prepared.surrogate.predict(
             gradient[None], out.final_residual[0, :1], subject[None], share * deltas[2:]

@@ -24,7 +24,7 @@ from mobifarm.agent.editor.bundle import Bundle, EditPair
 from mobifarm.agent.editor.contexts import ContextLoss, tokenize_contexts
 from mobifarm.agent.editor.evaluation import questions, tokenize_questions
 from mobifarm.agent.editor.manifest import parse_manifest
-from mobifarm.agent.editor.prepared import Surrogate, output_gradient
+from mobifarm.agent.editor.prepared import Surrogate, output_gradients
 from mobifarm.agent.editor.types import EditCost
 from mobifarm.workloads.baselines.editors import baseline
 from mobifarm.workloads.baselines.torch_model import BundleTexts, TorchModel
@@ -359,7 +359,7 @@ def test_the_phones_output_gradient_is_that_of_torch(made: Made) -> None:
     )
     assert out.log_softmax is not None
     assert out.final_residual is not None
-    found = output_gradient(bundle, surrogate, out.log_softmax[0, 0], out.final_residual[0, 0], target)
+    [found] = output_gradients(bundle, surrogate, out.log_softmax[0], out.final_residual[0], [target])
     state = torch.from_numpy(out.final_residual[0, 0]).requires_grad_()
     (wanted,) = torch.autograd.grad(-decoder.log_softmax(state)[target], state)
     cosine = found @ wanted.numpy() / np.linalg.norm(found) / wanted.norm()

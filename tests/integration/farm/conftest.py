@@ -113,7 +113,7 @@ def farm(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FarmUnderTe
 def spec(tmp_path: Path, tiny_bundle_path: Path) -> Callable[[int, dict[str, Any]], Path]:
     """Writes an evaluation spec over the first N personal facts on the tiny model."""
 
-    def write(limit: int, settings: dict[str, Any]) -> Path:
+    def write(limit: int, settings: dict[str, Any], **more: Any) -> Path:
         path = tmp_path / "spec.yaml"
         path.write_text(
             json.dumps(
@@ -122,6 +122,7 @@ def spec(tmp_path: Path, tiny_bundle_path: Path) -> Callable[[int, dict[str, Any
                     "model": str(tiny_bundle_path),
                     "dataset": {"builtin": "personal-facts", "limit": limit},
                     "methods": [{"name": "forward", "settings": settings}],
+                    **more,
                 }
             )
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mobifarm.controller.core.views import AttemptView
 from mobifarm.controller.store.read import StoreReader
@@ -17,7 +21,7 @@ from mobifarm.controller.transport.direct import connect_direct
 # Never done by itself: the edit runs for as long as the test needs it to.
 SLOW = {"stop_probability": 0.9999, "step_limit": 400}
 
-Spec = Callable[[int, dict[str, Any]], Path]
+Spec = Callable[..., Path]
 
 
 def running_attempt(reader: StoreReader, job_id: str) -> AttemptView | None:
@@ -26,7 +30,7 @@ def running_attempt(reader: StoreReader, job_id: str) -> AttemptView | None:
 
 def test_evaluation_runs_on_both_phones_and_is_read_without_the_farm(farm: Any, spec: Spec) -> None:
     process = farm.up()
-    job_id = farm.submit(spec(6, {}))
+    job_id = farm.submit(spec(6, {}, idle_window_s=2.0))
     farm.wait_done(job_id)
     farm.stop(process)
 
@@ -40,10 +44,31 @@ def test_evaluation_runs_on_both_phones_and_is_read_without_the_farm(farm: Any, 
     assert passport["execution"] == "virtual"
     assert passport["phone"]["serial"]
     assert passport["accelerator"]["name"] == "cpu"
-    assert farm.run("results", job_id).returncode == 0
+    check_energy(farm.home, [result["passport"] for result in results])
+    table = farm.run("results", job_id)
+    assert table.returncode == 0
+    assert "energy (modelled), J per successful edit" in table.stdout
     assert len(farm.run("results", job_id, "--csv").stdout.splitlines()) == 7
     assert "test" in farm.run("jobs").stdout
     assert "ready" not in farm.run("devices").stderr
+
+
+def check_energy(home: Path, passports: list[dict[str, Any]]) -> None:
+    """Modelled joules where rails can be read, a reason where only a charging phone's gauge can."""
+    for passport in passports:
+        file, energy = passport["telemetry"]["file"], passport["energy"]
+        content = (home / file["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == file["sha256"]
+        assert file["samples"] == passport["telemetry"]["samples"] + passport["telemetry"]["idle_samples"]
+        assert passport["phone_clock"]["bound_s"] > 0
+        if passport["phone"]["model"] == "Pixel 8":
+            assert (energy["source"], energy["provenance"]) == ("rails", "modelled")
+            assert energy["baseline_watts"] > 0.4  # the profile's base power, and what else ran
+            assert energy["gross_joules"] > 0
+            assert energy["uncertainty_joules"] == pytest.approx(math.hypot(*energy["terms"].values()))
+        else:
+            assert energy["joules"] is None
+            assert "confounded by charging" in energy["reason"]
 
 
 def test_unplugged_phones_edit_is_done_once_elsewhere(farm: Any, spec: Spec) -> None:
@@ -82,6 +107,11 @@ def test_short_unplugging_resumes_the_same_attempt(farm: Any, spec: Spec) -> Non
     farm.wait_done(job_id)
     with farm.reader() as reader:
         assert [len(trials) for trials in by_trial(reader, job_id).values()] == [1, 1]
+        telemetry = [result.result["passport"]["telemetry"] for result in reader.results(job_id)]
+    # What was sampled while the cable was out has come, too.
+    assert [one["file"]["samples"] for one in telemetry] == [
+        one["samples"] + one["idle_samples"] for one in telemetry
+    ]
 
 
 def by_trial(reader: StoreReader, job_id: str) -> dict[str, list[AttemptView]]:

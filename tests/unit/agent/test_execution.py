@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,21 @@ from mobifarm.agent.execution import Execution
 from mobifarm.agent.fence import Fence
 from mobifarm.agent.journal import Journal
 from mobifarm.agent.kept import KeptEdits
+from mobifarm.agent.samples import SampleFiles
+from mobifarm.agent.telemetry import IdleSampler
 from mobifarm.v1 import agent_pb2 as pb
 
 Requests = Callable[..., pb.RunRequest]
 
 
 @pytest.fixture
-def start(tmp_path: Path, runner) -> Callable[[], Execution]:
+def idle() -> IdleSampler:
+    """Not started: nothing is seen of the phone while it has no work, unless a test says so."""
+    return IdleSampler(lambda: {})
+
+
+@pytest.fixture
+def start(tmp_path: Path, runner, idle: IdleSampler) -> Callable[[], Execution]:
     """Starts the agent's inner part; again on the same folder for a restart."""
     (tmp_path / "journal").mkdir()
     (tmp_path / "edits").mkdir()
@@ -48,6 +57,8 @@ def start(tmp_path: Path, runner) -> Callable[[], Execution]:
         kept=KeptEdits(tmp_path / "edits", runner.edit_shape),
         fence=Fence(tmp_path / "fencing_token"),
         read_sensors=lambda: {"battery/voltage": 4.0},
+        samples=partial(SampleFiles, tmp_path / "journal"),
+        idle=idle,
     )
 
 
@@ -96,6 +107,78 @@ async def test_the_stream_carries_every_sample_and_the_progress(execution: Execu
     assert math.isnan(progress[-1].target_probability)
     samples = [sample for m in messages if m.HasField("telemetry") for sample in m.telemetry.samples]
     assert len(samples) == messages[-1].result.telemetry.samples
+
+
+def samples_in(messages: list[pb.RunResponse]) -> list[pb.TelemetrySample]:
+    return [sample for m in messages if m.HasField("telemetry") for sample in m.telemetry.samples]
+
+
+async def test_no_sample_is_lost_to_a_stream_that_attaches_later(
+    start, new_request: Requests, runner
+) -> None:
+    runner.go_on.clear()
+    execution = start()
+    stream = execution.run(new_request())
+    await anext(stream)
+    await stream.aclose()
+    second = execution.run(new_request())
+    first_message = await anext(second)
+    runner.go_on.set()
+    messages = [first_message, *await collect(second)]
+    total = messages[-1].result.telemetry.samples
+    assert len(samples_in(messages)) == total
+    assert [s.monotonic_ns for s in samples_in(messages)] == sorted(
+        s.monotonic_ns for s in samples_in(messages)
+    )
+
+    # Also after the end, and from the disk.
+    assert samples_in(await collect(execution.run(new_request()))) == samples_in(messages)
+    await execution.stop(30)
+    again = start()
+    messages = await collect(again.run(new_request()))
+    assert len(samples_in(messages)) == total
+    assert all(m.telemetry.replayed for m in messages if m.HasField("telemetry"))
+    await again.acknowledge("a")
+    assert list(again._journal._folder.iterdir()) == []
+    await again.stop(30)
+
+
+async def test_the_samples_of_an_idle_phone_stand_before_those_of_the_attempt(
+    execution: Execution, new_request: Requests, idle: IdleSampler
+) -> None:
+    enough = threading.Event()
+    idle.listen(lambda sample: enough.set())
+    idle._period_s = 0.001
+    idle.start()
+    assert await asyncio.to_thread(enough.wait, 30)
+    messages = await collect(execution.run(new_request()))
+    idle.stop()
+    telemetry = messages[-1].result.telemetry
+    samples = samples_in(messages)
+    assert telemetry.idle_samples >= 1
+    assert len(samples) == telemetry.idle_samples + telemetry.samples
+    assert samples[0].phase == pb.EDIT_PHASE_IDLE
+    assert telemetry.phases[0].phase == pb.EDIT_PHASE_OPTIMISING
+
+
+async def test_telemetry_can_be_left_off(execution: Execution, new_request: Requests) -> None:
+    messages = await collect(execution.run(new_request(telemetry_off=True)))
+    assert samples_in(messages) == []
+    assert not messages[-1].result.HasField("telemetry")
+
+
+async def test_a_phone_lies_still_first_where_that_is_asked_for(
+    execution: Execution, new_request: Requests
+) -> None:
+    messages = await collect(execution.run(new_request(idle_window_s=0.05)))
+    idle_samples = messages[-1].result.telemetry.idle_samples
+    phases = [sample.phase for sample in samples_in(messages)]
+    assert phases[:idle_samples] == [pb.EDIT_PHASE_IDLE] * idle_samples
+    assert idle_samples >= 2
+    messages = await collect(execution.run(new_request("again", idle_window_s=0.05)))
+    assert messages[-1].result.telemetry.idle_samples == idle_samples  # it was known already
+    with pytest.raises(InputError, match="idle_window_s"):
+        await collect(execution.run(new_request("b", idle_window_s=-1.0)))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,29 @@ def test_freed_memory_is_returned():
     assert after < before - 40
 
 
+# The first freed blocks fit the spare, the second ones do not.
+_SPARE_SCRIPT = """
+from mobifarm.agent.memory import SpareHeap, limit_heap, rss_bytes
+limit_heap()
+heap = SpareHeap(32 * 2**20)
+heap.settle()
+for count in (200, 600):
+    blocks = [bytearray(b"x" * 100_000) for _ in range(count)]
+    kept = blocks[::20]
+    print(rss_bytes())
+    del blocks
+    heap.return_excess()
+    print(rss_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep what is freed")
+def test_freed_memory_is_kept_up_to_the_spare():
+    little, kept, much, returned = _resident_mib(_SPARE_SCRIPT)
+    assert kept > little - 4
+    assert returned < much - 30
+
+
 _CODE_SCRIPT = """
 from pathlib import Path
 import numpy

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mobifarm.agent import sensors
+from mobifarm.agent.sources import ServiceSource
+
+CORPUS = Path(__file__).parents[2] / "corpus"
 
 
 def write(root: Path, **files: str) -> None:
@@ -163,3 +167,76 @@ def test_the_storage_that_is_left_is_that_of_the_agents_folder(phone: Path, tmp_
     found = sensors.probe(phone, tmp_path)
     assert found.read()["storage/available"] > 0
     assert described(found)["storage/available"].unit == "byte"
+
+
+ANSWERS = {
+    "battery": (CORPUS / "battery/samsung-s24.txt").read_text(),
+    "thermalservice": (CORPUS / "thermal/pixel-8.txt").read_text(),
+    "android.hardware.power.stats.IPowerStats/default": (CORPUS / "power_stats/pixel-6.txt").read_text(),
+}
+
+
+def answer(command: Sequence[str]) -> str:
+    return ANSWERS.get(command[1], "") if command[0] == "dumpsys" else ""
+
+
+def refuse(command: Sequence[str]) -> str:
+    raise OSError(None, "dumpsys did not answer in 5 s")
+
+
+def test_services_stand_in_where_the_kernel_tells_nothing(tmp_path: Path):
+    found = sensors.probe(tmp_path, ask=answer)
+    descriptions = described(found)
+
+    assert descriptions["battery/voltage"].source == "dumpsys battery"
+    assert (descriptions["battery/voltage"].unit, descriptions["battery/voltage"].resolution) == ("V", 1e-3)
+    current = descriptions["battery/current"]
+    assert (current.unit, current.sign, current.resolution) == ("A", "positive_into_battery", 1e-3)
+    assert descriptions["thermal/VIRTUAL-SKIN"].unit == "degC"
+    assert descriptions["thermal/status"].source == "dumpsys thermalservice"
+    assert descriptions["rail/S7M_VDD_TPU/energy"].unit == "J"
+    [source] = [one for one in found._sources if isinstance(one, ServiceSource)]
+    source.ask_due()
+    values = found.read()
+    assert values["battery/current"] == pytest.approx(-0.412)
+    assert values["usb/online"] == 0.0
+    assert values["thermal/status"] == 0.0
+    assert found.read().keys() == {name for name, one in descriptions.items() if one.readable}
+
+
+def test_what_the_kernel_tells_is_not_asked_of_services(phone: Path):
+    asked: list[str] = []
+
+    def note(command: Sequence[str]) -> str:
+        asked.append(" ".join(command))
+        return answer(command)
+
+    descriptions = described(sensors.probe(phone, ask=note))
+    assert asked == ["dumpsys thermalservice"]
+    assert descriptions["thermal/status"].readable
+    assert "thermal/BIG" not in descriptions
+    assert descriptions["battery/voltage"].source.endswith("voltage_now")
+
+
+def test_services_that_do_not_answer_are_told_with_the_reason(tmp_path: Path):
+    descriptions = described(sensors.probe(tmp_path, ask=refuse))
+    assert descriptions["thermal/status"].reason == "dumpsys did not answer in 5 s"
+    assert not descriptions["battery/voltage"].readable
+
+
+def test_resolution_is_the_step_of_the_format(phone: Path):
+    resolutions = {name: one.resolution for name, one in described(sensors.probe(phone)).items()}
+    assert resolutions["battery/voltage"] == pytest.approx(1e-6)
+    assert resolutions["battery/current"] == pytest.approx(1e-6)
+    assert resolutions["battery/temperature"] == pytest.approx(0.1)
+    assert resolutions["battery/capacity"] == pytest.approx(0.01)
+    assert resolutions["thermal/cpu-0-0-usr"] == pytest.approx(1e-3)
+    assert resolutions["cpu/0/frequency"] == 1000.0
+    assert resolutions["rail/VDD/energy"] == 1e-6
+    assert resolutions["memory/available"] == 1024.0
+
+
+def test_governors_are_words(phone: Path):
+    write(phone / "sys/devices/system/cpu/cpu0/cpufreq", scaling_governor="schedutil\n")
+    write(phone / "sys/devices/system/cpu/cpu1/cpufreq", scaling_governor="<b>\n")
+    assert sensors.cpu_governors(phone) == {"0": "schedutil"}

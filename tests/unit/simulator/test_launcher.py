@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mobifarm.simulator import launcher
 from mobifarm.simulator.control import PhoneRecord
+from mobifarm.simulator.emulation import Emulation, EmulationUnavailableError
 from mobifarm.simulator.launcher import LaunchSettings, plan_phones, running_phones, share_processors
 from mobifarm.simulator.phone import PhoneError
 from mobifarm.simulator.profile import UnknownProfileError
@@ -68,3 +70,19 @@ def test_only_phones_of_living_launchers_are_listed(tmp_path: Path) -> None:
         (tmp_path / f"{record.name}.json").write_text(record.to_json())
     (tmp_path / "c.json").write_text("not json")
     assert running_phones(tmp_path) == [alive]
+
+
+def test_another_processor_is_not_there_without_the_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "find_emulation", lambda abi: Emulation(abi, None))
+    with pytest.raises(PhoneError, match="arm64-v8a phones need their sandbox here; leave --unsandboxed out"):
+        launcher.choose_machine(tmp_path, True, "arm64-v8a")
+
+    def refused(_abi: str) -> None:
+        raise EmulationUnavailableError("qemu is missing")
+
+    # Never a phone of another kind than was asked for.
+    monkeypatch.setattr(launcher, "find_emulation", refused)
+    with pytest.raises(PhoneError, match="no arm64-v8a phone can be run here: qemu is missing"):
+        launcher.choose_machine(tmp_path, False, "arm64-v8a")

@@ -55,6 +55,16 @@ def test_a_row_has_the_edit_what_was_asked_and_its_passport() -> None:
     assert all(list(row) == columns for row in rows)
 
 
+def test_modelled_and_measured_joules_have_columns_of_their_own() -> None:
+    passports = [{"energy": {"joules": 2.0, "provenance": one}} for one in ("measured", "modelled")]
+    trials = [trial(number, passport) for number, passport in enumerate(passports)]
+    _, rows = export_rows(summarise(trials, []), trials)
+    assert [row["joules"] for row in rows] == [2.0, None]
+    assert [row["modelled_joules"] for row in rows] == [None, 2.0]
+    assert [row["passport.energy.joules"] for row in rows] == [2.0, None]
+    assert [row["passport.energy_modelled.joules"] for row in rows] == [None, 2.0]
+
+
 def test_csv_is_harmless_and_leaves_unmeasured_cells_empty() -> None:
     text = to_csv(*table())
     assert "\x1b" not in text

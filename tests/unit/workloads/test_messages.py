@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -57,20 +58,30 @@ def test_a_planned_trial_becomes_a_request() -> None:
     )
 
 
+PAYLOAD: dict[str, Any] = {
+    "bundle_hash": "b",
+    "method": "forward",
+    "settings": {},
+    "seed": 1,
+    "record": {
+        "record_id": "r",
+        "subject": "s",
+        "prompt": "s",
+        "target_new": "n",
+        "target_true": "t",
+        "paraphrases": [],
+        "neighbours": [],
+        "portability": [],
+    },
+}
+
+
 @pytest.mark.parametrize(
     ("keep", "wanted"),
     [(None, pb.KEEP_NO), ("together", pb.KEEP_TOGETHER), ("in_sequence", pb.KEEP_IN_SEQUENCE)],
 )
 def test_what_becomes_of_the_edit_is_asked_for(keep: str | None, wanted: int) -> None:
-    record = {"record_id": "r", "subject": "s", "prompt": "s", "target_new": "n", "target_true": "t"}
-    payload = {
-        "bundle_hash": "b",
-        "method": "forward",
-        "settings": {},
-        "seed": 1,
-        "record": {**record, "paraphrases": [], "neighbours": [], "portability": []},
-        **({"keep": keep} if keep else {}),
-    }
+    payload = {**PAYLOAD, **({"keep": keep} if keep else {})}
     assert payload_to_run_request(payload, "a", 1).keep == wanted
 
 
@@ -107,6 +118,12 @@ def test_a_full_result_keeps_every_figure() -> None:
             period_s=1.0,
             gaps=1,
             first=pb.TelemetrySample(monotonic_ns=5, values={"battery/voltage": 4.0}),
+            idle_samples=7,
+            dropped=1,
+            phases=[pb.PhaseStart(phase=pb.EDIT_PHASE_CACHING, monotonic_ns=6)],
+            ended_ns=9,
+            sampling_cpu_s=0.5,
+            process_cpu_s=2.0,
         ),
     )
     scored = {"log_probability": -1.5, "tokens": 2, "tokens_argmax": 1}
@@ -155,6 +172,12 @@ def test_a_full_result_keeps_every_figure() -> None:
             "gaps": 1,
             "first": {"monotonic_ns": 5, "values": {"battery/voltage": 4.0}},
             "last": None,
+            "idle_samples": 7,
+            "dropped": 1,
+            "phases": [{"phase": "caching", "monotonic_ns": 6}],
+            "ended_ns": 9,
+            "sampling_cpu_s": 0.5,
+            "process_cpu_s": 2.0,
         },
     }
 
@@ -180,3 +203,10 @@ def test_every_result_is_strict_json(log_probability: float, reading: float) -> 
     stored = mapping["scores"][0]["wanted_after"]["log_probability"]
     assert stored == (log_probability if math.isfinite(log_probability) else None)
     assert mapping["telemetry"]["first"]["values"]["s"] == (reading if math.isfinite(reading) else None)
+
+
+def test_telemetry_is_on_unless_the_job_says_otherwise() -> None:
+    off = payload_to_run_request({**PAYLOAD, "telemetry": False, "idle_window_s": 3.0}, "a", 1)
+    assert (off.telemetry_off, off.idle_window_s) == (True, 3.0)
+    old = payload_to_run_request(PAYLOAD, "a", 1)  # of a job from before there was a choice
+    assert (old.telemetry_off, old.idle_window_s) == (False, 0.0)

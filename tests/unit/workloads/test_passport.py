@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mobifarm.agent.editor.settings import settings_hash
+from mobifarm.workloads.energy import none
 from mobifarm.workloads.passport import passport
 
 
@@ -50,14 +51,22 @@ RESULT: dict[str, Any] = {
     },
     "telemetry": {
         "samples": 4,
+        "idle_samples": 2,
         "period_s": 1.0,
         "gaps": 0,
+        "dropped": 0,
+        "sampling_cpu_s": 0.01,
         "first": {"values": {"battery/temperature": 30.0, "battery/charging": 0.0, "battery/voltage": 4.1}},
         "last": {"values": {"battery/temperature": 31.5, "battery/charging": 0.0, "usb/online": 1.0}},
     },
 }
 
 
+RECORDED: dict[str, Any] = {
+    "file": {"path": "telemetry/j/a.parquet", "sha256": "ab", "samples": 6},
+    "reason": None,
+    "energy": {**none(""), "joules": 3.5, "provenance": "measured"},
+}
 PAYLOAD: dict[str, Any] = {"bundle_hash": "b", "method": "forward", "settings": {"step_limit": 60, "mu": 4.0}}
 
 
@@ -72,6 +81,9 @@ def made(**changes: Any) -> dict[str, Any]:
         "sensors": SENSORS,
         "payload": PAYLOAD,
         "result": RESULT,
+        "clock": {"offset_s": 1e9, "bound_s": 0.001, "measured_at": 2e9, "round_trips": 8},
+        "cpu_governors": {"0": "schedutil"},
+        "recorded": RECORDED,
     }
     return passport(**{**given, **changes})
 
@@ -107,7 +119,26 @@ def test_a_measured_result_has_every_field() -> None:
         "battery/voltage": {"value": 4.1, "unit": "V"},
     }
     assert document["charge_state"]["last"]["usb/online"] == {"value": 1.0, "unit": "1"}
-    assert document["telemetry"] == {"samples": 4, "period_s": 1.0, "gaps": 0, "reason": None}
+    assert document["telemetry"] == {
+        "samples": 4,
+        "idle_samples": 2,
+        "period_s": 1.0,
+        "gaps": 0,
+        "dropped": 0,
+        "sampling_cpu_s": 0.01,
+        "file": {"path": "telemetry/j/a.parquet", "sha256": "ab", "samples": 6},
+        "file_reason": None,
+        "reason": None,
+    }
+    assert document["phone_clock"] == {
+        "offset_s": 1e9,
+        "bound_s": 0.001,
+        "measured_at": 2e9,
+        "round_trips": 8,
+        "reason": None,
+    }
+    assert document["clocks"]["governors"] == {"0": "schedutil"}
+    assert document["energy"]["joules"] == 3.5
     assert [entry["provenance"] for entry in document["sensors"]] == ["measured"] * len(SENSORS)
 
 
@@ -116,7 +147,6 @@ def test_sensors_without_a_phone_are_modelled(execution: str) -> None:
     document = made(execution=execution)
     assert document["temperatures"]["provenance"] == "modelled"
     assert {entry["provenance"] for entry in document["sensors"]} == {"modelled"}
-    assert document["energy"] == {"joules": None, "reason": "not a phone: there is no energy to measure"}
 
 
 def test_a_baseline_says_that_it_ran_in_torch_on_the_computer() -> None:
@@ -135,16 +165,20 @@ def test_unread_conditions_say_why() -> None:
     assert silent["temperatures"]["reason"] == "every temperature sensor was silent during the attempt"
 
 
-def test_energy_is_never_a_number_yet_and_charging_is_told() -> None:
-    assert made()["energy"]["joules"] is None
-    first = {"values": {"battery/charging": 1.0}}
-    charging = made(result={**RESULT, "telemetry": {**RESULT["telemetry"], "first": first}})
-    assert charging["energy"]["joules"] is None
-    assert "charging" in charging["energy"]["reason"]
+def test_energy_that_is_not_there_says_why() -> None:
+    assert made(recorded=None)["energy"]["reason"] == "the attempt ended before the first sample"
+    off = made(payload={**PAYLOAD, "telemetry": False}, result={**RESULT, "telemetry": None})
+    assert off["energy"]["joules"] is None
+    assert off["energy"]["reason"] == off["telemetry"]["reason"] == "the spec switched telemetry off"
 
 
 def test_a_refused_edit_on_an_unknown_phone_has_every_field_too() -> None:
-    refused = made(identity=None, result={"status": "refused", "message": "the subject is empty"})
+    refused = made(
+        identity=None,
+        result={"status": "refused", "message": "the subject is empty"},
+        clock=None,
+        recorded=None,
+    )
     assert refused.keys() == made().keys()
     assert json.loads(json.dumps(refused, allow_nan=False)) == refused
     assert refused["agent_version"] == "1.1"
@@ -156,6 +190,7 @@ def test_a_refused_edit_on_an_unknown_phone_has_every_field_too() -> None:
         "clocks",
         "charge_state",
         "telemetry",
+        "phone_clock",
         "energy",
     ):
         assert refused[name]["reason"], name

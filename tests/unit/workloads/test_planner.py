@@ -48,6 +48,8 @@ def test_one_method_and_one_repeat_give_one_trial_per_record() -> None:
         "record": record_to_mapping(ANN),
         "repeat": 0,
         "keep": "no",
+        "telemetry": True,
+        "idle_window_s": 0.0,
     }
 
 

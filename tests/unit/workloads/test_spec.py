@@ -52,6 +52,14 @@ def test_settings_are_completed_with_the_defaults_of_the_method() -> None:
     assert spec.methods[0].title == "short"
 
 
+def test_telemetry_is_on_and_nothing_is_waited_for_unless_the_spec_says_so(tmp_path: Path) -> None:
+    assert (parse_spec(MINIMAL).telemetry, parse_spec(MINIMAL).idle_window_s) == (True, 0.0)
+    spec = load_spec(write(tmp_path, f"{json.dumps(MINIMAL)[:-1]}, telemetry: off, idle_window_s: 5}}"))
+    assert (spec.telemetry, spec.idle_window_s) == (False, 5.0)
+    with pytest.raises(WorkloadInputError, match="idle_window_s"):
+        parse_spec({**MINIMAL, "idle_window_s": 601})
+
+
 @pytest.mark.parametrize(("written", "keep"), [("no", "no"), ("together", "together"), ("'no'", "no")])
 def test_a_phone_may_keep_the_edits(tmp_path: Path, written: str, keep: str) -> None:
     assert parse_spec(MINIMAL).keep == "no"
@@ -149,7 +157,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         "dataset, fil: is not a known name: did you mean file?",
         "methods, entry 1: the settings do not fit: 'step_limi' is no setting",
         "methods, entry 2: 'backward' is no editing method",
-        "devices, execution: is 'cloud': choose 'any', 'phone' or 'virtual'",
+        "devices, execution: is 'cloud': choose 'any', 'phone', 'virtual' or 'qemu_arm64'",
         "devices, serials, entry 1: is read as 83: put it in quotes",
         "devices, count: is 0",
         "repeats: is '1'",

@@ -59,6 +59,7 @@ def trial(
     temperatures: tuple[float, float] | None = None,
     repeat: int = 0,
     known_before: bool = False,
+    energy: dict[str, Any] | None = None,
 ) -> TrialRecord:
     record_id = record or f"r{number}"
     payload = {
@@ -94,6 +95,7 @@ def trial(
                 "phone": {"serial": f"S-{device}", "model": "Pixel 8"},
                 "execution": execution,
                 "settings_hash": "s",
+                "energy": energy or {"joules": None, "reason": "from before it was measured"},
                 "temperatures": {
                     moment: {
                         "thermal/skin": {"value": 99.0, "unit": "degC"},
@@ -399,3 +401,51 @@ def test_a_failed_edit_counts_in_quality_and_not_in_time() -> None:
 
 def test_without_a_design_nothing_is_compared() -> None:
     assert summarise([trial(1)], []).comparisons is None
+
+
+def joules(value: float, provenance: str, gross: float | None = None) -> dict[str, Any]:
+    figures = {"joules": value, "uncertainty_joules": 0.1, "gross_joules": gross or value + 1.0}
+    return {**figures, "gross_uncertainty_joules": 0.2, "provenance": provenance, "source": "rails"}
+
+
+def test_energy_is_that_of_successful_edits_and_modelled_joules_stand_apart() -> None:
+    trials = [
+        trial(1, energy=joules(2.0, "modelled")),
+        trial(2, energy=joules(4.0, "modelled")),
+        trial(3, energy=joules(99.0, "modelled"), success=False),
+        trial(4, energy=joules(6.0, "measured"), execution="phone"),
+        trial(5, execution="phone"),
+    ]
+    summary = summarise(trials, [])
+    virtual, phone = summary.methods
+    assert virtual.joules is None
+    assert virtual.gross_joules is None
+    assert virtual.modelled_joules is not None
+    assert (virtual.modelled_joules.mean, virtual.modelled_joules.edits) == (3.0, 2)
+    assert virtual.modelled_gross_joules is not None
+    assert virtual.modelled_gross_joules.mean == 4.0
+    assert phone.modelled_joules is None
+    assert phone.joules is not None
+    assert (phone.joules.mean, phone.joules.edits) == (6.0, 1)
+
+    text = printed(summary)
+    lines = {
+        line.split("│")[1].strip(): line for line in text.splitlines() if "energy" in line and "│" in line
+    }
+    assert "6.00 [6.00–6.00]" in lines["energy, J per successful edit"]
+    assert "3.00" not in lines["energy, J per successful edit"]
+    assert "3.00" in lines["energy (modelled), J per successful edit"]
+    assert "6.00" not in lines["energy (modelled), J per successful edit"]
+    assert "no measurement" in text
+
+    rows = list(csv.DictReader(io.StringIO(to_csv(summary, trials))))
+    assert [row["joules"] for row in rows] == ["", "", "", "6.0", ""]
+    assert [row["modelled_joules"] for row in rows] == ["2.0", "4.0", "99.0", "", ""]
+    assert rows[4]["energy_reason"] == "from before it was measured"
+    json.dumps(summary.to_json(), allow_nan=False)
+
+
+def test_without_energy_there_is_no_row_and_a_note() -> None:
+    text = printed(summarise([trial(1)], []))
+    assert "J per successful edit" not in text
+    assert "Energy: not measured" in text

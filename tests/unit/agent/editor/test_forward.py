@@ -152,6 +152,13 @@ def test_the_penalty_keeps_the_edit_short() -> None:
     assert lengths[1] == pytest.approx(2 / 3, rel=0.05)
 
 
+def test_the_penalty_does_not_keep_an_edit_from_a_goal_that_is_near() -> None:
+    # With the penalty the minimum lies at c/3, where the target's loss is 0.22 nats: short of the goal.
+    bowl = Bowl(centre(12, 1.0))
+    solution = search(bowl, ForwardSettings(directions=12, norm_penalty=1.0, step_limit=40))
+    assert solution.converged
+
+
 def test_the_seed_decides_everything() -> None:
     settings = ForwardSettings(directions=4, step_limit=5)
     first, same, other = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -38,10 +39,19 @@ from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import JobState
 from mobifarm.controller.errors import HostError
 from mobifarm.controller.farm.farm import Farm, HostForgot, Order
+from mobifarm.controller.farm.telemetry_files import TelemetryFiles
 from mobifarm.controller.host.edits import ListEdits
-from mobifarm.controller.host.reports import DiscoveryNotice, PhoneSeen, PhoneSettling, Report
+from mobifarm.controller.host.reports import (
+    DiscoveryNotice,
+    PhoneSeen,
+    PhoneSettling,
+    Report,
+    SamplesPiece,
+)
 from mobifarm.controller.store.read import StoreReader
 from mobifarm.controller.store.sqlite import SqliteStore
+from mobifarm.v1 import agent_pb2 as pb
+from mobifarm.workloads.samples import compress, pack
 
 RESULT = {"result": {"status": "converged", "scores": []}, "agent_version": "1", "sensors": []}
 
@@ -118,7 +128,11 @@ def finished(attempt_id: str, token: int, device_id: str) -> AttemptFinished:
 
 @asynccontextmanager
 async def running(
-    path: Path, host: ScriptedHost, grace_s: float = 600.0, host_grace_s: float = 5.0
+    path: Path,
+    host: ScriptedHost,
+    grace_s: float = 600.0,
+    host_grace_s: float = 5.0,
+    telemetry_files: TelemetryFiles | None = None,
 ) -> AsyncIterator[Farm]:
     numbers = itertools.count()
     store = SqliteStore(path)
@@ -130,6 +144,7 @@ async def running(
         clock=lambda: 10.0,
         identifier=lambda prefix: f"{prefix}-{store.epoch}-{next(numbers)}",
         paranoid=True,
+        telemetry_files=telemetry_files,
     )
     task = asyncio.create_task(farm.run())
     try:
@@ -167,6 +182,39 @@ async def test_trials_are_leased_and_their_results_stored(path: Path) -> None:
         results = list(reader.results("j"))
     assert [result.trial_id for result in results] == ["j/0", "j/1"]
     assert results[0].result["passport"]["phone"]["serial"] == "serial of a"
+
+
+async def test_raw_samples_are_on_disk_before_their_result(path: Path, tmp_path: Path) -> None:
+    host = ScriptedHost()
+    samples = [pb.TelemetrySample(monotonic_ns=second, values={"x/y": 1.0}) for second in (1, 2)]
+    [data] = pack([compress(pb.TelemetryBatch(samples=samples))])
+    async with running(path, host, telemetry_files=TelemetryFiles(tmp_path / "telemetry")) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        device_id, attempt_id, token, _ = await host.dispatched.get()
+        host.queue.put_nowait([SamplesPiece(2.0, device_id, attempt_id, 0, 2, data)])
+        host.queue.put_nowait(
+            [SamplesPiece(2.0, device_id, attempt_id, 1, 2, data), finished(attempt_id, token, device_id)]
+        )
+        assert await host.acknowledged.get() == attempt_id
+        [file] = (tmp_path / "telemetry" / "j").iterdir()
+        written = file.stat().st_mtime_ns
+        # The same once more, as from a phone that did not hear that its result is stored: nothing is touched.
+        host.queue.put_nowait(
+            [
+                SamplesPiece(3.0, device_id, attempt_id, 0, 1, data),
+                finished(attempt_id, token, device_id),
+                DeviceLost(4.0, "a", "unplugged"),
+            ]
+        )
+        await until(lambda: not farm.state.devices["a"].connected)
+        assert file.stat().st_mtime_ns == written
+    with StoreReader(path) as reader:
+        [result] = reader.results("j")
+    telemetry = result.result["passport"]["telemetry"]
+    assert telemetry["file"]["path"] == f"telemetry/j/{attempt_id}.parquet"
+    assert telemetry["file"]["samples"] == 4
+    assert telemetry["file"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 async def test_dispatch_carries_the_trials_payload(path: Path) -> None:

@@ -42,3 +42,12 @@ async def test_oldest_are_dropped_at_the_limit() -> None:
     for value in range(5):
         buffer.put(value)
     assert await buffer.read(0, 1.0) == (5, [3, 4])
+
+
+async def test_an_answer_has_a_size_and_the_rest_comes_with_the_next() -> None:
+    buffer: ReportBuffer[str] = ReportBuffer(size=len, answer_size=5)
+    for item in ("aaaaaaaa", "bb", "cc", "dd"):
+        buffer.put(item)
+    assert await buffer.read(0, 1.0) == (1, ["aaaaaaaa"])
+    assert await buffer.read(1, 1.0) == (3, ["bb", "cc"])
+    assert await buffer.read(3, 1.0) == (4, ["dd"])

@@ -1,8 +1,9 @@
-"""Which readings become events, and that a phone without work is asked."""
+"""Which readings become events, and that a phone without work is watched."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -10,7 +11,7 @@ import grpc.aio
 
 from mobifarm.controller.core.conditions import Conditions
 from mobifarm.controller.core.events import DeviceConditions
-from mobifarm.controller.host.conditions import ConditionsWatch, Decimator
+from mobifarm.controller.host.conditions import ConditionsWatch, Decimator, reading_of
 from mobifarm.controller.host.reports import Reading, Report
 from mobifarm.v1 import agent_pb2
 
@@ -38,32 +39,57 @@ def test_a_number_that_is_none_is_unknown() -> None:
 
 
 class Stub:
+    """Answers with batches of samples, then with an error or not at all."""
+
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
-        self.asked = asyncio.Event()
 
-    async def ReadSensors(self, request: Any, timeout: float) -> Any:  # noqa: N802
-        self.asked.set()
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def WatchSensors(self, request: Any) -> AsyncIterator[Any]:  # noqa: N802
+        for answer in self.answers:
+            if isinstance(answer, Exception):
+                raise answer
+            yield agent_pb2.WatchSensorsResponse(batch=answer)
+        await asyncio.Event().wait()
 
 
-async def test_a_phone_without_work_is_asked() -> None:
+def batch(*times: int, replayed: bool = False) -> agent_pb2.TelemetryBatch:
+    samples = [
+        agent_pb2.TelemetrySample(monotonic_ns=time, values=VALUES, phase=agent_pb2.EDIT_PHASE_IDLE)
+        for time in times
+    ]
+    return agent_pb2.TelemetryBatch(samples=samples, replayed=replayed)
+
+
+async def test_a_phone_without_work_is_watched() -> None:
     reports: list[Report] = []
-    sample = agent_pb2.TelemetrySample(values=VALUES)
-    stub = Stub(agent_pb2.ReadSensorsResponse(sample=sample))
+    stub = Stub(agent_pb2.TelemetryBatch(), batch(1, 2))
     watch = ConditionsWatch("p", stub, reports.append, lambda: 5.0)  # type: ignore[arg-type]
     task = asyncio.create_task(watch.watch())
     async with asyncio.timeout(30):
         while len(reports) < 2:
             await asyncio.sleep(0)
     task.cancel()
-    assert reports == [Reading(5.0, "p", VALUES, 0), DeviceConditions(5.0, "p", Conditions(30.0, 0.8, True))]
+    assert reports == [
+        Reading(5.0, "p", VALUES, 2, "idle"),
+        DeviceConditions(5.0, "p", Conditions(30.0, 0.8, True)),
+    ]
 
 
-async def test_an_agent_that_cannot_be_asked_is_left_alone() -> None:
+def test_old_news_is_no_reading() -> None:
+    assert reading_of(5.0, "p", batch(1, replayed=True)) is None
+
+
+def test_at_most_two_readings_a_second_go_up_and_conditions_are_told_at_once() -> None:
+    reports: list[Report] = []
+    watch = ConditionsWatch("p", Stub(), reports.append, lambda: 0.0)  # type: ignore[arg-type]
+    for tenth in range(20):
+        watch.emit(Reading(tenth / 10, "p", VALUES))
+    watch.emit(Reading(1.91, "p", {**VALUES, "battery/charging": 0.0}))
+    assert [one.at for one in reports if isinstance(one, Reading)] == [0.0, 0.5, 1.0, 1.5]
+    assert [one.at for one in reports if isinstance(one, DeviceConditions)] == [0.0, 1.91]
+
+
+async def test_an_agent_that_cannot_be_watched_is_left_alone() -> None:
     reports: list[Report] = []
     metadata = grpc.aio.Metadata()
     stub = Stub(grpc.aio.AioRpcError(grpc.StatusCode.UNIMPLEMENTED, metadata, metadata))

@@ -92,8 +92,12 @@ class ScriptedStub:
     async def Acknowledge(self, request: Any, timeout: float) -> None:  # noqa: N802
         await self._short("Acknowledge", request)
 
-    async def ReadSensors(self, request: Any, timeout: float) -> agent_pb2.ReadSensorsResponse:  # noqa: N802
-        raise rpc_error(grpc.StatusCode.UNIMPLEMENTED, "an agent from before it could be asked")
+    async def WatchSensors(self, request: Any) -> AsyncIterator[agent_pb2.WatchSensorsResponse]:  # noqa: N802
+        raise rpc_error(grpc.StatusCode.UNIMPLEMENTED, "an agent from before it could be watched")
+        yield
+
+    async def ReadClock(self, request: Any, timeout: float) -> agent_pb2.ReadClockResponse:  # noqa: N802
+        return agent_pb2.ReadClockResponse(monotonic_ns=1)
 
     async def CheckBundle(self, request: Any, timeout: float) -> None:  # noqa: N802
         pass

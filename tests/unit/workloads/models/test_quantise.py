@@ -21,6 +21,12 @@ def test_error_is_at_most_half_a_step(weight: NDArray[np.float32]) -> None:
     assert (error <= scales[:, None] * 0.5001).all()
 
 
+def test_row_of_subnormal_weights_is_a_row_of_zeros() -> None:
+    values, scales = quantise_rows(np.full((1, 2), 3.273e-42, np.float32))
+    assert not values.any()
+    assert (scales == 1).all()
+
+
 def test_row_of_zeros_stays_zero() -> None:
     values, scales = quantise_rows(np.zeros((2, 3), np.float32))
     assert not values.any()

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
-from mobifarm.agent.editor.prepared import output_gradient
+from mobifarm.agent.editor.prepared import output_gradients
 from mobifarm.agent.errors import BundleError
 from mobifarm.workloads.models.build import build_bundle
 from mobifarm.workloads.models.cli import app
@@ -139,7 +139,7 @@ def test_the_output_gradient_is_that_of_the_graph(prepared: Path) -> None:
 
     state = out.final_residual[0, 0].astype(np.float64)
     assert nll(state) == pytest.approx(-float(out.log_probabilities[0, 0]), abs=0.02)
-    gradient = output_gradient(bundle, surrogate, out.log_softmax[0, 0], state, 65)
+    [gradient] = output_gradients(bundle, surrogate, out.log_softmax[0], [state], [65])
     numeric = np.array([(nll(state + 1e-4 * unit) - nll(state - 1e-4 * unit)) / 2e-4 for unit in np.eye(64)])
     cosine = gradient @ numeric / np.linalg.norm(gradient) / np.linalg.norm(numeric)
     assert cosine > 0.999

@@ -1,0 +1,1 @@
+"""What the agent's runtime archives are made of and how they are packed."""
