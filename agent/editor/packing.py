@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-# Far below any score; see workloads.models.static_graph, whose scales it belongs to.
+# Far below any score, and near enough that 16 bits still tell scores apart: exp(−64) is 1.6e-28.
 MASKED = -64.0
 
 

@@ -3,7 +3,7 @@ operators, quantised with static scales.
 
 ``layers``: the layers l+1…L−1 on R rows that hold the tokens of several sequences, one after the other.
     residual [1, R, d], and delta [1, R, d] that is added to it (zero but at the subjects); positions [R] int32;
-    mask [1, 1, R, P + R], 0 where a row sees a token and MASKED elsewhere: it keeps the sequences apart and
+    mask [1, 1, R, P + R], 0 where a row sees a token and packing.MASKED elsewhere: it keeps the sequences apart and
     hides the padding; past_key_i and past_value_i [1, H, P, h], the cached prefixes of all sequences, one after
     the other → final_residual [1, R, d] before the last norm.
 ``read_out``: final_residual [1, N, d] of the rows whose next token is asked for → logits [1, N, V].
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mobifarm.agent.editor.manifest import Architecture
+from mobifarm.agent.editor.packing import ChunkShape
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.attention import RotaryTables
 from mobifarm.workloads.models.quantise import quantise_rows
@@ -34,8 +35,6 @@ from mobifarm.workloads.models.quantise import quantise_rows
 # The first version with RMSNormalization; one scale for 16 bits has been there since 21.
 OPSET = 23
 IR_VERSION = 11
-# Far below any score, and near enough that 16 bits still tell scores apart: exp(−64) is 1.6e-28.
-MASKED = -64.0
 _SMALLEST_RANGE = 1e-4
 
 Range = tuple[float, float]
@@ -47,15 +46,6 @@ class Scheme(StrEnum):
 
     W8A16 = "w8a16"
     W8A8 = "w8a8"
-
-
-@dataclass(frozen=True, slots=True)
-class StaticShape:
-    """Sizes of the graphs: ``rows`` R, ``past`` P, ``reads`` N."""
-
-    rows: int
-    past: int
-    reads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +229,7 @@ class StaticModel:
     has: Callable[[str], bool]
     rotary: RotaryTables
     edit_layer: int
-    shape: StaticShape
+    shape: ChunkShape
 
     def layers(self, writer: StaticWriter) -> float:
         """Write ``layers``; returns the step of its output."""
