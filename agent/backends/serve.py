@@ -10,6 +10,7 @@ import argparse
 import os
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,7 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mobifarm-htp-worker", allow_abbrev=False)
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to listen at")
     parser.add_argument("--soc", required=True, help="ro.soc.model, such as SM8650; cpu for the processor")
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true", help="end with the process that started this one"
+    )
     options = parser.parse_args(arguments)
+    if options.until_stdin_closes:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     # onnxruntime would report its use to its maker.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     backend: Backend
@@ -97,6 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)  # the main thread may be deep in native code
 
 
 if __name__ == "__main__":

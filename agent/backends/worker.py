@@ -66,9 +66,10 @@ class SpawnedLink:
         """See Link."""
         self.close()
         self._path.unlink(missing_ok=True)
+        # The worker ends when its input does, so that it never outlives the agent.
         process = self._process = subprocess.Popen(
-            [*self._command, "--socket", str(self._path)],
-            stdin=subprocess.DEVNULL,
+            [*self._command, "--socket", str(self._path), "--until-stdin-closes"],
+            stdin=subprocess.PIPE,
             env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
         )
         return _connect(self._path, within_s, lambda: process.poll() is None)
@@ -83,6 +84,8 @@ class SpawnedLink:
         process, self._process = self._process, None
         if process is None:
             return
+        if process.stdin is not None:
+            process.stdin.close()
         process.terminate()
         try:
             process.wait(_STOP_DEADLINE_S)

@@ -185,10 +185,10 @@ class NpuModel:
         reads = self.graphs.shape.reads
         parts = []
         for start in range(0, len(states), reads):
-            padded = np.zeros((1, reads, states.shape[1]), np.float32)
             part = states[start : start + reads]
-            padded[0, : len(part)] = part
-            [found] = self.backend.run(READ_OUT, {"final_residual": padded}).values()
+            padded = np.repeat(part[:1], reads, axis=0)
+            padded[: len(part)] = part
+            [found] = self.backend.run(READ_OUT, {"final_residual": padded[None]}).values()
             parts.append(found[0, : len(part)])
         return np.concatenate(parts)
 

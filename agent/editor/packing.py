@@ -88,7 +88,8 @@ def _chunk(
     tensors, _, heads, _, head_dim = call.past.shape
     residual, delta = (np.zeros((1, shape.rows, hidden), np.float32) for _ in range(2))
     positions = np.zeros(shape.rows, np.int32)
-    # A row that is padding sees itself alone, so that its softmax is one of real numbers.
+    # A row that is padding repeats the first one and sees itself alone: an HTP divides zeros by their norm
+    # otherwise than the processor, and a probe compares all rows.
     mask = np.full((1, 1, shape.rows, shape.past + shape.rows), MASKED, np.float32)
     own = mask[0, 0, :, shape.past :]
     np.fill_diagonal(own, 0)
@@ -105,6 +106,7 @@ def _chunk(
         mask[0, 0, here, place : place + length] = 0
         source = index if call.past.shape[1] > 1 else 0
         past[:, 0, :, place : place + length] = call.past[:, source, :, :length]
+    residual[0, starts[-1] + width :] = residual[0, 0]
     feeds: dict[str, NDArray[np.generic]] = {
         "residual": residual,
         "delta": delta,

@@ -23,6 +23,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mobifarm.agent.backends.cpu import CpuBackend
+from mobifarm.agent.editor import packing
 from mobifarm.agent.editor.bundle import Bundle, Floats
 from mobifarm.agent.editor.bundle_files import read_manifest
 from mobifarm.agent.editor.manifest import MANIFEST_NAME, Manifest, manifest_hash
@@ -61,6 +62,7 @@ TEXTS = (
 _CHANGES_PER_TEXT = 6
 _LONGEST_CHANGE = 4.0  # ‖v0‖, as in the editors' norm_limit
 _CODE = ("npu.py", "static_graph.py", "quantise.py", "attention.py")
+
 
 
 def build_npu_bundle(
@@ -227,7 +229,8 @@ def _link(source: Path, place: Path) -> None:
 
 def _inputs(base_hash: str, scheme: Scheme, shape: ChunkShape) -> str:
     here = Path(__file__).parent
-    code = {name: hashlib.sha256((here / name).read_bytes()).hexdigest() for name in _CODE}
+    paths = [*(here / name for name in _CODE), Path(packing.__file__)]
+    code = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     sizes = [shape.rows, shape.past, shape.reads]
     return hashlib.sha256(json.dumps([base_hash, scheme.value, sizes, code]).encode()).hexdigest()
 
