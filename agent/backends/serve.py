@@ -92,10 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             backend = QnnHtpBackend(chip)
         with socket.socket(socket.AF_UNIX) as listener:
-            options.socket.unlink(missing_ok=True)
-            listener.bind(str(options.socket))
-            options.socket.chmod(0o600)
+            # By its name alone: the kernel takes no long paths.
+            options.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.chdir(options.socket.parent)
+            place = Path(options.socket.name)
+            place.unlink(missing_ok=True)
+            listener.bind(str(place))
+            place.chmod(0o600)
             listener.listen(1)
+            print("ready", flush=True)
             serve(listener, backend)
     except (BackendError, OSError) as error:
         print(f"mobifarm-htp-worker: {error}", file=sys.stderr)

@@ -70,6 +70,7 @@ class SpawnedLink:
         process = self._process = subprocess.Popen(
             [*self._command, "--socket", str(self._path), "--until-stdin-closes"],
             stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
         )
         return _connect(self._path, within_s, lambda: process.poll() is None)
