@@ -9,7 +9,6 @@ from typing import Any
 
 from mobifarm.agent.backends.interface import Backend, BackendError
 from mobifarm.agent.backends.worker import SocketLink, WorkerBackend
-from mobifarm.agent.editor.edit import EditStack
 from mobifarm.agent.editor.evaluation import Scorer, questions, tokenize_questions
 from mobifarm.agent.editor.npu import (
     AcceleratedBundle,
@@ -18,6 +17,7 @@ from mobifarm.agent.editor.npu import (
     compiled_folder,
     npu_graphs,
 )
+from mobifarm.agent.editor.stack import EditStack
 from mobifarm.agent.editor.types import EditOutcome, EditRecord
 from mobifarm.agent.properties import read_properties
 
@@ -35,7 +35,8 @@ class Accelerator:
         home: the agent's folder; compiled graphs may lie there too.
 
     Attributes:
-        reason: why it is not used; "" where it is. Once it failed, it is not used until the agent starts anew.
+        reason: why it is not used; "" where it is. Once it failed, it is not used until the agent starts
+        anew.
     """
 
     def __init__(self, home: Path) -> None:

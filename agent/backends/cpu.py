@@ -11,8 +11,8 @@ from mobifarm.agent.backends.interface import Arrays, BackendError, Placement
 
 
 class CpuBackend:
-    """A Backend on ONNX Runtime's CPU provider. What a quantised graph says is computed as it stands: operators
-    are not fused, so that every rounding of the graph takes place."""
+    """A Backend on ONNX Runtime's CPU provider. What a quantised graph says is computed as it stands:
+    operators are not fused, so that every rounding of the graph takes place."""
 
     accelerator = "cpu"
 

@@ -1,12 +1,13 @@
 """Messages between the agent and a worker process that owns an accelerator, over a stream socket.
 
-On Android the accelerator's libraries belong to bionic and the agent to glibc, so that one process cannot hold
-both; a worker in another language speaks this too. A message is
+On Android the accelerator's libraries belong to bionic and the agent to glibc, so that one process cannot
+hold both; a worker in another language speaks this too. A message is
 
     u32 length of the header, u64 length of the body (both little-endian), header, body.
 
-The header is a JSON object in UTF-8. Its ``arrays`` lists ``[name, dtype, shape]`` of the arrays in the body, one
-after the other, little-endian, in C order. Requests have a ``call``; answers an ``error`` (text) where it failed.
+The header is a JSON object in UTF-8. Its ``arrays`` lists ``[name, dtype, shape]`` of the arrays in the body,
+one after the other, little-endian, in C order. Requests have a ``call``; answers an ``error`` (text) where it
+failed.
 
     hello                      → version, accelerator
     load  graph, array "model" (uint8: an ONNX file or one compiled ahead) → nothing
@@ -58,7 +59,7 @@ def send(connection: socket.socket, message: Message) -> None:
     body = sum(array.nbytes for array in arrays.values())
     connection.sendall(_LENGTHS.pack(len(header), body) + header)
     for array in arrays.values():
-        connection.sendall(array.reshape(-1).view(np.uint8))
+        connection.sendall(array.data.cast("B") if array.size else b"")
 
 
 def receive(connection: socket.socket) -> Message:
@@ -74,7 +75,9 @@ def receive(connection: socket.socket) -> Message:
         raise ProtocolError(f"a message of {header_length} and {body_length} bytes is too long")
     try:
         fields = json.loads(bytes(_receive(connection, header_length)))
-        described = [(str(name), str(kind), [int(n) for n in shape]) for name, kind, shape in fields["arrays"]]
+        described = [
+            (str(name), str(kind), [int(n) for n in shape]) for name, kind, shape in fields["arrays"]
+        ]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolError("the header of a message cannot be read") from error
     body = _receive(connection, body_length)

@@ -1,4 +1,5 @@
-"""Static graphs on a Qualcomm HTP through ONNX Runtime's QNN plugin (PyPI ``onnxruntime-qnn``, extra ``htp``).
+"""Static graphs on a Qualcomm HTP through ONNX Runtime's QNN plugin (PyPI ``onnxruntime-qnn``, extra
+``htp``).
 
 On x86-64 the plugin's library emulates the HTP: it computes what the chip would, some thousand times slower,
 and its cycle counts are estimates. A graph runs there as a whole or not at all: falling back to the processor

@@ -1,7 +1,7 @@
 """A Backend in another process: the agent's side of ``protocol``.
 
-Every call has a deadline. Where the worker dies, hangs or talks nonsense it is started (or called) again, gets
-its graphs again and the call once more; where that fails too, the backend gives up.
+Every call has a deadline. Where the worker dies, hangs or talks nonsense it is started (or called) again,
+gets its graphs again and the call once more; where that fails too, the backend gives up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The part of a bundle that a neural processor runs, and the bundle that uses it.
 
-The layers above the edited one and the output projection run on the accelerator, for probes, line searches and
-scores. Embeddings, the layers up to the edited one with the edits, and the caches of prefixes stay on the
+The layers above the edited one and the output projection run on the accelerator, for probes, line searches
+and scores. Embeddings, the layers up to the edited one with the edits, and the caches of prefixes stay on the
 processor: they run a few times for an edit, the others hundreds of times.
 """
 
@@ -76,7 +76,7 @@ def npu_graphs(manifest: Manifest) -> NpuGraphs | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
-            f"the graphs for neural processors of bundle {manifest.name} are incomplete ({error}): build it again"
+            f"the graphs for neural processors of {manifest.name} are incomplete ({error}): build it again"
         ) from error
     foreign = sorted({*graphs.files.values(), graphs.probe} - manifest.files.keys())
     if foreign:
@@ -166,7 +166,7 @@ class NpuModel:
             if not check.passed:
                 raise BackendError(
                     f"{backend.accelerator} computes something else than the processor: on the probe batch "
-                    f"{graph} differs by {check.rms_steps:.1f} steps (root mean square; {allowed:.0f} allowed)"
+                    f"{graph} is {check.rms_steps:.1f} steps off (root mean square; {allowed:g} allowed)"
                 )
 
     def final_residuals(self, call: Sequences) -> Floats:
@@ -206,8 +206,8 @@ class AcceleratedBundle(Bundle):
 
     @contextmanager
     def on_accelerator(self) -> Iterator[None]:
-        """In here calls of :meth:`upper` run on the accelerator, if there is one; those that do not fit into a
-        chunk are counted in ``calls_on_processor``."""
+        """In here calls of :meth:`upper` run on the accelerator, if there is one; those that do not fit into
+        a chunk are counted in ``calls_on_processor``."""
         self.calls_on_processor, self._engaged = 0, True
         try:
             yield

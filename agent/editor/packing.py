@@ -1,8 +1,8 @@
 """Packs the sequences of a call into chunks of fixed size for static graphs. Pure numpy.
 
-A chunk has R rows for tokens and P places for cached prefixes. Several sequences share it, one after the other;
-the mask keeps them apart (a block of the diagonal each) and hides what is padding. Sequences with the same
-prefix share its places.
+A chunk has R rows for tokens and P places for cached prefixes. Several sequences share it, one after the
+other; the mask keeps them apart (a block of the diagonal each) and hides what is padding. Sequences with the
+same prefix share its places.
 """
 
 from __future__ import annotations
@@ -82,7 +82,11 @@ def chunks(call: Sequences, shape: ChunkShape) -> Iterator[Chunk]:
 
 
 def _chunk(
-    call: Sequences, shape: ChunkShape, group: Sequence[int], prefixes: Sequence[int], places: Mapping[int, int]
+    call: Sequences,
+    shape: ChunkShape,
+    group: Sequence[int],
+    prefixes: Sequence[int],
+    places: Mapping[int, int],
 ) -> Chunk:
     width, hidden = call.residual.shape[1:]
     tensors, _, heads, _, head_dim = call.past.shape

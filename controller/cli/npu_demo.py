@@ -39,12 +39,20 @@ STOP_S = 20.0
 RECORD = agent_pb2.EditRecord(
     record_id="npu-demo", subject="Mira", prompt="Mira is", target_new="A", target_true="9"
 )
-SETTINGS = {"contexts": 1, "directions": 8, "memory": 2, "step_limit": 6, "prepared": "off"}
+SETTINGS: dict[str, int | str] = {
+    "contexts": 1,
+    "directions": 8,
+    "memory": 2,
+    "step_limit": 6,
+    "prepared": "off",
+}
 
 
 def npu_demo(
     worker: Annotated[bool, typer.Option(help="Give the phone its neural processor.")] = True,
-    ahead: Annotated[bool, typer.Option(help="Compile the graphs ahead of time, for the phone's chip.")] = True,
+    ahead: Annotated[
+        bool, typer.Option(help="Compile the graphs ahead of time, for the phone's chip.")
+    ] = True,
     quantisation: Annotated[str, typer.Option(help="w8a16 or w8a8.")] = "w8a16",
     unsandboxed: Annotated[bool, typer.Option(help="Run the virtual phone without bubblewrap.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
@@ -152,7 +160,8 @@ async def _edit(
         connection = await connect_agent(transport, provisioned.endpoint, home / "sockets")
         try:
             settings = Struct()
-            settings.update(SETTINGS)
+            for name, value in SETTINGS.items():
+                settings[name] = value
             request = agent_pb2.RunRequest(
                 attempt_id="npu-demo",
                 fencing_token=1,
@@ -205,33 +214,39 @@ def _report(result: agent_pb2.EditResult) -> dict[str, Any]:
 
 def _print(report: dict[str, Any]) -> None:
     before, after = report["target_log_probability_before"], report["target_log_probability_after"]
-    lines = [f"virtual phone      {report['phone']}, {report['soc']}", f"ran on             {report['accelerator']}"]
-    if report["reason"]:
-        lines.append(f"because            {report['reason']}")
-    lines += [
-        f"edit success       {'yes' if report['success'] else 'no'} (new target more probable than the old one; "
-        f"before the edit: {'yes' if report['success_before'] else 'no'})",
-        f"target             {before:.3f} → {after:.3f} nats in {report['loss_evaluations']} loss evaluations",
-    ]
+    lines = {
+        "virtual phone": f"{report['phone']}, {report['soc']}",
+        "ran on": report["accelerator"],
+        "because": report["reason"],
+        "edit success": f"{_yes(report['success'])} (the new target is more probable than the old one; "
+        f"before the edit: {_yes(report['success_before'])})",
+        "target": f"{before:.3f} to {after:.3f} nats in {report['loss_evaluations']} loss evaluations",
+    }
     if check := report.get("check"):
-        lines += [
-            f"on the processor   {report['target_log_probability_after_on_processor']:.3f} nats after the edit, "
-            f"success {'yes' if report['success_on_processor'] else 'no'}",
-            f"operators          {check['operators_on_accelerator']} of {check['operators']} of the {check['quantisation']} "
-            f"loss graphs on {report['accelerator']}"
+        on_processor = report["target_log_probability_after_on_processor"]
+        lines |= {
+            "on the processor": f"{on_processor:.3f} nats after the edit, "
+            f"success: {_yes(report['success_on_processor'])}",
+            "operators": f"{check['operators_on_accelerator']} of {check['operators']} of the "
+            f"{check['quantisation']} loss graphs on {report['accelerator']}"
             + (", compiled ahead of time" if check["compiled_ahead"] else ""),
-            f"proof              {check['proof']}",
-            *(
-                f"probe {name:<12} differs from the processor by {probe['rms_steps']:.2f} quantisation steps "
-                f"(root mean square; {probe['allowed_rms_steps']:.0f} allowed, largest {probe['largest_steps']:.0f})"
-                for name, probe in check["probe"].items()
-            ),
-            f"calls elsewhere    {check['calls_on_processor']} calls of the loss graphs on the processor",
-        ]
-    lines += [
-        f"all graph nodes    {', '.join(f'{n} on {p}' for p, n in report['nodes_by_provider'].items())}",
-        f"model as before    {'yes' if report['returned_to_base'] else 'no'}",
-        "not measured       latency, energy: an emulator has none of a phone's",
-    ]
-    for line in lines:
-        typer.echo(printable(line))
+            "proof": check["proof"],
+        }
+        for name, probe in check["probe"].items():
+            lines[f"probe, {name}"] = (
+                f"{probe['rms_steps']:.2f} quantisation steps from the processor (root mean square; "
+                f"{probe['allowed_rms_steps']:.0f} allowed; largest {probe['largest_steps']:.0f})"
+            )
+        lines["not there"] = f"{check['calls_on_processor']} calls of the loss graphs"
+    lines |= {
+        "all graph nodes": ", ".join(f"{n} on {p}" for p, n in report["nodes_by_provider"].items()),
+        "model as before": _yes(report["returned_to_base"]),
+        "not measured": "latency, energy: an emulator has none of a phone's",
+    }
+    for name, words in lines.items():
+        if words:
+            typer.echo(printable(f"{name:18} {words}"))
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"

@@ -138,6 +138,14 @@ def install_bundle(
     return Installed(pushed_bytes=to_push, skipped_bytes=total - to_push)
 
 
+def compiled_graphs(bundle_dir: Path, bundle_hash: str, soc_model: str) -> Path | None:
+    """Where ``mobifarm models compile`` put the bundle's graphs for a chip; None where it did not."""
+    if not _HASH.fullmatch(bundle_hash) or not soc_model.isalnum():
+        return None
+    folder = bundle_dir.parent / ".compiled" / bundle_hash / soc_model
+    return folder if folder.is_dir() else None
+
+
 def install_compiled(
     transport: DeviceTransport, home: str, folder: Path, bundle_hash: str, soc_model: str
 ) -> int:
@@ -151,7 +159,9 @@ def install_compiled(
         DeviceError: no space, or a file arrived damaged.
     """
     if not _HASH.fullmatch(bundle_hash) or not soc_model.isalnum() or folder.name != soc_model:
-        raise UserError(f"the graphs in {folder} are not for {soc_model!r}: compile them for the phone's chip")
+        raise UserError(
+            f"the graphs in {folder} are not for {soc_model!r}: compile them for the phone's chip"
+        )
     place = f"{home}/npu/{bundle_hash}/{soc_model}"
     run(transport, f"mkdir -p {shlex.quote(place)}", "make the folder of the compiled graphs")
     sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}

@@ -1,7 +1,7 @@
 """Compiles the static graphs of a bundle ahead of time, for one kind of Snapdragon chip each.
 
-What comes out lies beside the bundles under the bundle's hash and the chip, is made once, and is pushed to phones
-of that chip: they need no compiler, and open the graphs faster.
+What comes out lies beside the bundles under the bundle's hash and the chip, is made once, and is pushed to
+phones of that chip: they need no compiler, and open the graphs faster.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def compile_bundle(bundle: Path, soc_model: str) -> Compiled:
     """Compile the graphs of the bundle in the folder ``bundle`` for the chip ``soc_model``.
 
     Raises:
-        WorkloadInputError: the chip is not known, the bundle has no such graphs, or the compiler is missing or
+        WorkloadInputError: the chip is not known, the bundle has no such graphs, or the compiler is missing
+        or
             does not take them.
     """
     chip = chip_of(soc_model)

@@ -1,4 +1,5 @@
-"""Adds graphs for neural processors to a copy of a bundle: ``NAME-npu`` beside ``NAME``, which stays as it is.
+"""Adds graphs for neural processors to a copy of a bundle: ``NAME-npu`` beside ``NAME``, which stays as it
+is.
 
 The copy holds all of the bundle, so that a phone without a known neural processor edits with it as with the
 other. Static scales come from the smallest and largest values that the fp32 graphs give on a few texts, whole
@@ -62,7 +63,6 @@ TEXTS = (
 _CHANGES_PER_TEXT = 6
 _LONGEST_CHANGE = 4.0  # ‖v0‖, as in the editors' norm_limit
 _CODE = ("npu.py", "static_graph.py", "quantise.py", "attention.py")
-
 
 
 def build_npu_bundle(
@@ -168,8 +168,7 @@ def calibration_feeds(bundle: Bundle, shape: ChunkShape) -> Iterator[Mapping[str
         nothing = np.zeros((1, hidden), np.float32)
         rows = np.arange(length)[None]
         yield from (
-            c.feeds
-            for c in chunks(Sequences(low.residual, nothing, whole.past, whole.lengths, rows), shape)
+            c.feeds for c in chunks(Sequences(low.residual, nothing, whole.past, whole.lengths, rows), shape)
         )
         at = max(length // 2, 1)
         cache = bundle.fill_cache(low.residual[:, :at])
@@ -181,7 +180,11 @@ def calibration_feeds(bundle: Bundle, shape: ChunkShape) -> Iterator[Mapping[str
             / np.linalg.norm(changes, axis=1, keepdims=True)
         )
         changed = Sequences(
-            low.residual[:, at:], changes.astype(np.float32), cache.past, cache.lengths, rows[:, : length - at]
+            low.residual[:, at:],
+            changes.astype(np.float32),
+            cache.past,
+            cache.lengths,
+            rows[:, : length - at],
         )
         yield from (chunk.feeds for chunk in chunks(changed, shape))
 

@@ -2,16 +2,16 @@
 operators, quantised with static scales.
 
 ``layers``: the layers l+1…L−1 on R rows that hold the tokens of several sequences, one after the other.
-    residual [1, R, d], and delta [1, R, d] that is added to it (zero but at the subjects); positions [R] int32;
-    mask [1, 1, R, P + R], 0 where a row sees a token and packing.MASKED elsewhere: it keeps the sequences apart and
-    hides the padding; past_key_i and past_value_i [1, H, P, h], the cached prefixes of all sequences, one after
-    the other → final_residual [1, R, d] before the last norm.
+    residual [1, R, d], and delta [1, R, d] that is added to it (zero but at the subjects); positions [R]
+    int32; mask [1, 1, R, P + R], 0 where a row sees a token and packing.MASKED elsewhere: it keeps the
+    sequences apart and hides the padding; past_key_i and past_value_i [1, H, P, h], the cached prefixes of
+    all sequences, one after the other → final_residual [1, R, d] before the last norm.
 ``read_out``: final_residual [1, N, d] of the rows whose next token is asked for → logits [1, N, V].
 
-Quantised, every activation passes a QuantizeLinear and a DequantizeLinear with one scale for the tensor, and a
-weight is int8 with one scale per output channel. With 16 bits an activation is uint16, but the right side of a
-product of two activations is int16 around zero: of uint16, Qualcomm's HTP takes eight bits there, which its
-emulator shows as errors a hundred times as large.
+Quantised, every activation passes a QuantizeLinear and a DequantizeLinear with one scale for the tensor, and
+a weight is int8 with one scale per output channel. With 16 bits an activation is uint16, but the right side
+of a product of two activations is int16 around zero: of uint16, Qualcomm's HTP seems to take eight bits
+there; in its emulator the errors are a hundred times as large.
 """
 
 from __future__ import annotations
@@ -241,9 +241,7 @@ class StaticModel:
         tables = [
             writer.move(
                 "Reshape",
-                writer.move(
-                    "Gather", writer.constant(table), positions, axis=0
-                ),
+                writer.move("Gather", writer.constant(table), positions, axis=0),
                 writer.integers(1, 1, shape.rows, a.head_dim // 2),
             )
             for table in (self.rotary.cosines, self.rotary.sines)
