@@ -69,6 +69,10 @@ class Accelerator:
         _log.error("the neural processor is not used any more: %s", reason)
         self._quarantined = self.reason = reason
         bundle.attach(None)
+        self.close()
+
+    def close(self) -> None:
+        """Let the worker go."""
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()

@@ -53,7 +53,7 @@ class Message:
 
 def send(connection: socket.socket, message: Message) -> None:
     """Send a message; raises OSError."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in message.arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in message.arrays.items()}
     described = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
     header = json.dumps({**message.fields, "arrays": described}).encode()
     body = sum(array.nbytes for array in arrays.values())

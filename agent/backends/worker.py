@@ -179,6 +179,7 @@ class WorkerBackend:
             self._open()
             return self._exchange(message, self._deadline_s)
         except (OSError, protocol.ProtocolError, protocol.Closed) as error:
+            self._hang_up()
             raise BackendError(f"the accelerator's worker failed twice in a call ({_said(error)})") from error
 
     def _exchange(self, message: Message, within_s: float) -> Message:

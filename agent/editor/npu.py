@@ -235,6 +235,8 @@ class AcceleratedBundle(Bundle):
             np.atleast_2d(np.asarray(rows, np.int64)),
         )
         npu = self.npu if self._engaged else None
+        if npu is not None:
+            call = self._without_first_tokens(call)
         if npu is None or not fits(call, npu.graphs.shape):
             self.calls_on_processor += npu is not None
             return super().upper(
@@ -258,6 +260,17 @@ class AcceleratedBundle(Bundle):
             log_softmax if with_log_softmax else None,
             states if with_final_residual else None,
         )
+
+    def _without_first_tokens(self, call: Sequences) -> Sequences:
+        """The same call with every text's first token in the prefix, computed on the processor.
+
+        Decoders put values a hundred times as large into that token, and static scales that held them would
+        leave few steps for all others. Where the first token is changed or asked for, the call stays as it is.
+        """
+        if call.lengths.any() or call.delta.any() or call.residual.shape[1] == 1 or not call.rows.all():
+            return call
+        cache = self.fill_cache(call.residual[:, :1])
+        return Sequences(call.residual[:, 1:], call.delta, cache.past, cache.lengths, call.rows - 1)
 
     def placement(self) -> dict[str, int]:
         """See Bundle. With an accelerator: of the lower part on the processor, and of the rest there."""

@@ -57,8 +57,12 @@ class Chunk:
 
 
 def fits(call: Sequences, shape: ChunkShape) -> bool:
-    """Whether every sequence fits into a chunk with its prefix."""
-    return call.residual.shape[1] <= shape.rows and int(call.lengths.max()) <= shape.past
+    """Whether every sequence fits into a chunk with its prefix; without one the scales do not fit it."""
+    return (
+        call.residual.shape[1] <= shape.rows
+        and int(call.lengths.max()) <= shape.past
+        and int(call.lengths.min()) > 0
+    )
 
 
 def chunks(call: Sequences, shape: ChunkShape) -> Iterator[Chunk]:

@@ -3,7 +3,8 @@ is.
 
 The copy holds all of the bundle, so that a phone without a known neural processor edits with it as with the
 other. Static scales come from the smallest and largest values that the fp32 graphs give on a few texts, whole
-and from a word on, with random changes of that word as long as a search may make them.
+and from a word on, with random changes of that word as long as a search may make them. The first token of a
+text is left out: its values would set the scales, see AcceleratedBundle.
 """
 
 from __future__ import annotations
@@ -164,12 +165,12 @@ def calibration_feeds(bundle: Bundle, shape: ChunkShape) -> Iterator[Mapping[str
         tokens = np.array([bundle.tokenize(text)[: shape.rows]])
         low = bundle.lower(tokens)
         length = tokens.shape[1]
-        whole = bundle.empty_cache()
-        nothing = np.zeros((1, hidden), np.float32)
+        # From the second token on, as in AcceleratedBundle.
+        first = bundle.fill_cache(low.residual[:, :1])
         rows = np.arange(length)[None]
-        yield from (
-            c.feeds for c in chunks(Sequences(low.residual, nothing, whole.past, whole.lengths, rows), shape)
-        )
+        nothing = np.zeros((1, hidden), np.float32)
+        whole = Sequences(low.residual[:, 1:], nothing, first.past, first.lengths, rows[:, 1:])
+        yield from (chunk.feeds for chunk in chunks(whole, shape))
         at = max(length // 2, 1)
         cache = bundle.fill_cache(low.residual[:, :at])
         unit = float(np.linalg.norm(low.value[0, at]))
