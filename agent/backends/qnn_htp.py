@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,9 +62,10 @@ class QnnHtpBackend:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / f"{graph}-trace")
         try:
-            self._sessions[graph] = onnxruntime.InferenceSession(
-                model, sess_options=options, enable_fallback=False
-            )
+            with _quiet_output():
+                self._sessions[graph] = onnxruntime.InferenceSession(
+                    model, sess_options=options, enable_fallback=False
+                )
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             raise BackendError(
                 f"the HTP of {self._chip.model} does not take the graph {graph}: {first_line(error)}"
@@ -112,7 +115,8 @@ def compile_for(chip: Chip, model: bytes, place: Path) -> None:
     for name, value in (("enable", "1"), ("embed_mode", "1"), ("file_path", str(place))):
         options.add_session_config_entry(f"ep.context_{name}", value)
     try:
-        onnxruntime.InferenceSession(model, sess_options=options, enable_fallback=False)
+        with _quiet_output():
+            onnxruntime.InferenceSession(model, sess_options=options, enable_fallback=False)
     except Exception as error:
         raise BackendError(f"cannot be compiled for {chip.model}: {first_line(error)}") from error
 
@@ -135,6 +139,19 @@ def _plugin() -> tuple[str, Any]:
     if not devices:
         raise BackendError("the QNN plugin finds no HTP here")
     return str(onnxruntime_qnn.get_qnn_htp_path()), devices[0]
+
+
+@contextmanager
+def _quiet_output() -> Iterator[None]:
+    """Send what native code writes to stdout to stderr: the emulator greets there, amid our JSON."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _devices() -> list[Any]:

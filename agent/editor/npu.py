@@ -265,7 +265,7 @@ class AcceleratedBundle(Bundle):
         """The same call with every text's first token in the prefix, computed on the processor.
 
         Decoders put values a hundred times as large into that token, and static scales that held them would
-        leave few steps for all others. Where the first token is changed or asked for, the call stays as it is.
+        leave few steps for all others. Where it is changed or asked for, the call stays as it is.
         """
         if call.lengths.any() or call.delta.any() or call.residual.shape[1] == 1 or not call.rows.all():
             return call

@@ -55,16 +55,18 @@ def npu_demo(
     ] = True,
     quantisation: Annotated[str, typer.Option(help="w8a16 or w8a8.")] = "w8a16",
     unsandboxed: Annotated[bool, typer.Option(help="Run the virtual phone without bubblewrap.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the bundles; the user cache.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Edit a tiny model through the emulated neural processor of a virtual Snapdragon phone."""
     if quantisation not in ("w8a16", "w8a8"):
         raise UserError(f"--quantisation {quantisation!r} is unknown: give w8a16 or w8a8")
-    built = _mobifarm("models", "build", MODEL, "--npu", quantisation, "--json")
+    place = () if output is None else ("--output", str(output))
+    built = _mobifarm("models", "build", MODEL, "--npu", quantisation, "--json", *place)
     bundle = Path(built["path"])
     compiled = None
     if ahead and worker:
-        [made] = _mobifarm("models", "compile", bundle.name, "--soc", SOC, "--json")
+        [made] = _mobifarm("models", "compile", bundle.name, "--soc", SOC, "--json", *place)
         compiled = Path(made["path"])
     with tempfile.TemporaryDirectory(prefix="mobifarm-npu-") as home, contextlib.ExitStack() as stack:
         phone = stack.enter_context(_virtual_phone(Path(home), unsandboxed))
