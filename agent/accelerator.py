@@ -60,7 +60,7 @@ class Accelerator:
                 self._backend = backend
                 chip = read_properties().get("ro.soc.model", "")
                 compiled = compiled_folder(self._home, bundle.bundle_hash, chip)
-                bundle.attach(NpuModel(folder, graphs, bundle.upper_layers, backend, compiled))
+                bundle.attach(NpuModel(folder, graphs, backend, compiled))
             except BackendError as error:
                 self.quarantine(bundle, str(error))
 

@@ -46,7 +46,7 @@ def open_bundle(path: Path, backend: Backend) -> AcceleratedBundle:
     bundle = AcceleratedBundle.open(path, threads=1)
     graphs = npu_graphs(bundle.manifest)
     assert graphs is not None
-    bundle.attach(NpuModel(path, graphs, bundle.upper_layers, backend))
+    bundle.attach(NpuModel(path, graphs, backend))
     return bundle
 
 
@@ -194,7 +194,7 @@ def test_graphs_compiled_ahead_give_the_same_numbers(npu_bundle: Path, qnn: Modu
     checks = []
     for compiled in (None, made.path):
         with opened(CHIPS[CHIP]) as backend:
-            npu = NpuModel(npu_bundle, graphs, 2, backend, compiled)
+            npu = NpuModel(npu_bundle, graphs, backend, compiled)
             assert npu.compiled is (compiled is not None)
             assert backend.placement().share == 1
             checks.append(npu.checks)
