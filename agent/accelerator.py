@@ -88,7 +88,7 @@ class Accelerator:
         npu = bundle.npu
         if npu is None:
             return PROCESSOR, json.dumps({"reason": self.reason})
-        report: dict[str, Any] = accelerator_report(npu, npu.backend.placement(), bundle.calls_on_processor)
+        report: dict[str, Any] = accelerator_report(npu, npu.backend.placement(), bundle)
         scorer = Scorer(bundle, tokenize_questions(bundle, questions(record)))
         there = scorer.score(stack.side_input(), lambda: None)
         report["processor"] = {

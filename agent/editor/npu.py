@@ -196,6 +196,7 @@ class AcceleratedBundle(Bundle):
     """A bundle whose upper part may run on an accelerator; without :meth:`attach` it is like any other."""
 
     npu: NpuModel | None = None
+    calls_on_accelerator = 0
     calls_on_processor = 0
     _engaged = False
 
@@ -207,7 +208,8 @@ class AcceleratedBundle(Bundle):
     def on_accelerator(self) -> Iterator[None]:
         """In here calls of :meth:`upper` run on the accelerator, if there is one; those that do not fit into
         a chunk are counted in ``calls_on_processor``."""
-        self.calls_on_processor, self._engaged = 0, True
+        self.calls_on_accelerator = self.calls_on_processor = 0
+        self._engaged = True
         try:
             yield
         finally:
@@ -247,6 +249,7 @@ class AcceleratedBundle(Bundle):
                 with_log_softmax=with_log_softmax,
                 with_final_residual=with_final_residual,
             )
+        self.calls_on_accelerator += 1
         states = npu.final_residuals(call)
         logits = npu.logits(states.reshape(-1, states.shape[2])).reshape(*states.shape[:2], -1)
         logits -= logits.max(axis=2, keepdims=True)
@@ -282,7 +285,7 @@ class AcceleratedBundle(Bundle):
         return dict(+found)
 
 
-def accelerator_report(npu: NpuModel, placement: Placement, calls_on_processor: int) -> dict[str, Any]:
+def accelerator_report(npu: NpuModel, placement: Placement, bundle: AcceleratedBundle) -> dict[str, Any]:
     """What a result tells about its accelerator, as JSON has it."""
     return {
         "quantisation": npu.graphs.quantisation,
@@ -292,7 +295,8 @@ def accelerator_report(npu: NpuModel, placement: Placement, calls_on_processor: 
         "proof": placement.proof,
         "estimated_cycles": placement.estimated_cycles,
         "probe": {name: asdict(check) for name, check in npu.checks.items()},
-        "calls_on_processor": calls_on_processor,
+        "calls_on_accelerator": bundle.calls_on_accelerator,
+        "calls_on_processor": bundle.calls_on_processor,
     }
 
 

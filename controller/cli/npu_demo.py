@@ -239,7 +239,10 @@ def _print(report: dict[str, Any]) -> None:
                 f"{probe['rms_steps']:.2f} quantisation steps from the processor (root mean square; "
                 f"{probe['allowed_rms_steps']:.0f} allowed; largest {probe['largest_steps']:.0f})"
             )
-        lines["not there"] = f"{check['calls_on_processor']} calls of the loss graphs"
+        lines["calls"] = (
+            f"{check['calls_on_accelerator']} of the loss graphs on {report['accelerator']}, "
+            f"{check['calls_on_processor']} on the processor"
+        )
     lines |= {
         "all graph nodes": ", ".join(f"{n} on {p}" for p, n in report["nodes_by_provider"].items()),
         "model as before": _yes(report["returned_to_base"]),

@@ -151,6 +151,7 @@ def test_an_edit_runs_on_the_emulated_htp_and_agrees_with_the_processor(
     told = json.loads(finished.accelerator_json)
     assert told["operators"] == told["operators_on_accelerator"] > 100
     assert finished.nodes_by_provider["htp_emulator"] == told["operators"]
+    assert told["calls_on_accelerator"] > 0
     assert told["calls_on_processor"] == 0
     assert not told["compiled_ahead"]
     for check in told["probe"].values():
