@@ -139,6 +139,7 @@ def finished_result(attempt_id: str, job: EditJob, finished: FinishedEdit, *, ke
     result.execution.settings_json = finished.settings_json
     result.execution.settings_hash = hashlib.sha256(finished.settings_json.encode()).hexdigest()
     result.execution.accelerator = finished.accelerator
+    result.execution.accelerator_json = finished.accelerator_json
     result.execution.nodes_by_provider.update(finished.nodes_by_provider)
     result.execution.base_hash = finished.base_hash
     result.execution.returned_to_base = finished.returned_to_base

@@ -101,9 +101,11 @@ def _threads(text: str) -> int:
 
 def _serve(options: argparse.Namespace) -> None:
     def runner(home: AgentHome) -> EditRunner:
+        from mobifarm.agent.accelerator import Accelerator
         from mobifarm.agent.model_runner import ModelRunner
 
-        return ModelRunner(home.bundles, threads=options.threads or processors())
+        accelerator = Accelerator(home.root)
+        return ModelRunner(home.bundles, threads=options.threads or processors(), accelerator=accelerator)
 
     run_agent(
         options.home,

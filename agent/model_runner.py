@@ -10,14 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+from mobifarm.agent.accelerator import Accelerator
+from mobifarm.agent.backends.interface import BackendError
 from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
 from mobifarm.agent.editor.edit import EditOrder, check_edit, edit_several
 from mobifarm.agent.editor.manifest import Architecture, Manifest
 from mobifarm.agent.editor.methods import METHOD_NAMES, validate_settings
+from mobifarm.agent.editor.npu import AcceleratedBundle
 from mobifarm.agent.editor.settings import canonical_json
+from mobifarm.agent.editor.stack import EditStack
 from mobifarm.agent.editor.tokenizer import Tokenizer
-from mobifarm.agent.editor.types import EditPhase, EditProgress, Report
+from mobifarm.agent.editor.types import EditOutcome, EditPhase, EditProgress, Report
 from mobifarm.agent.errors import BundleError, BundleNotFound, Cancelled, InputError
 from mobifarm.agent.memory import return_freed
 from mobifarm.agent.runner import BundleSummary, EditJob, EditShape, FinishedEdit
@@ -43,14 +47,16 @@ class ModelRunner:
 
     Args:
         threads: processor threads of one edit.
+        accelerator: the phone's neural processor; None for none.
     """
 
-    def __init__(self, folder: Path, *, threads: int) -> None:
+    def __init__(self, folder: Path, *, threads: int, accelerator: Accelerator | None = None) -> None:
         self._folder = folder
+        self._accelerator = accelerator or Accelerator(folder)
         self._threads = threads
         self._lock = threading.Lock()
         self._verified: dict[str, _Texts] = {}
-        self._loaded: Bundle | None = None
+        self._loaded: AcceleratedBundle | None = None
         self._base_hash = ""
 
     @property
@@ -86,18 +92,13 @@ class ModelRunner:
         bundle, was_loaded = self._load(job.bundle_hash)
         load_s = 0.0 if was_loaded else time.monotonic() - started_s
         try:
-            stack, [outcome] = edit_several(
-                bundle,
-                [job.record],
-                order=job.keep or EditOrder.TOGETHER,
-                method=job.method,
-                settings=job.settings,
-                seed=job.seed,
-                report=report,
-                cancelled=cancelled,
-                clock=time.monotonic,
-                held=job.held,
-            )
+            try:
+                stack, outcome = self._edit(bundle, job, report, cancelled)
+            except BackendError as error:
+                # An edit ran on one of the two from its beginning to its end.
+                self._accelerator.quarantine(bundle, str(error))
+                stack, outcome = self._edit(bundle, job, report, cancelled)
+            accelerator, accelerator_json = self._accelerator.describe(bundle, job.record, outcome, stack)
         except (Cancelled, InputError) as error:
             error.base_proof = self._prove_base(bundle)
             raise
@@ -113,7 +114,27 @@ class ModelRunner:
             nodes_by_provider=bundle.placement(),
             base_hash=base_hash,
             returned_to_base=returned_to_base,
+            accelerator=accelerator,
+            accelerator_json=accelerator_json,
         )
+
+    def _edit(
+        self, bundle: AcceleratedBundle, job: EditJob, report: Report, cancelled: Callable[[], bool]
+    ) -> tuple[EditStack, EditOutcome]:
+        with bundle.on_accelerator():
+            stack, [outcome] = edit_several(
+                bundle,
+                [job.record],
+                order=job.keep or EditOrder.TOGETHER,
+                method=job.method,
+                settings=job.settings,
+                seed=job.seed,
+                report=report,
+                cancelled=cancelled,
+                clock=time.monotonic,
+                held=job.held,
+            )
+        return stack, outcome
 
     def _prove_base(self, bundle: Bundle) -> tuple[str, bool]:
         """The hash over what an edit can change, and whether it is the one from before the edit."""
@@ -143,14 +164,15 @@ class ModelRunner:
             self._verified[bundle_hash] = texts
         return texts
 
-    def _load(self, bundle_hash: str) -> tuple[Bundle, bool]:
+    def _load(self, bundle_hash: str) -> tuple[AcceleratedBundle, bool]:
         if self._loaded is not None and self._loaded.bundle_hash == bundle_hash:
             return self._loaded, True
         self._loaded = None  # two models may not fit into the phone's memory
         with self._lock:
             texts = self._verified.get(bundle_hash)
         path = self._folder / bundle_hash
-        bundle = Bundle.open(path, threads=self._threads, verify=False, tokenizer=texts)
+        bundle = AcceleratedBundle.open(path, threads=self._threads, verify=False, tokenizer=texts)
         self._base_hash = bundle.base_hash()
+        self._accelerator.attach(bundle, path)
         self._loaded = bundle
         return bundle, False

@@ -58,6 +58,8 @@ class FinishedEdit:
         nodes_by_provider: graph nodes by execution provider, from a profiling trace.
         base_hash: sha256 over what an edit could change, after every edit was left out.
         returned_to_base: whether it equals the one before the edit.
+        accelerator: what ran the edit: ``cpu``, ``htp_emulator`` or ``htp_hardware``.
+        accelerator_json: why not a neural processor, or the proof that it was one; "" where nobody asked.
     """
 
     outcome: EditOutcome
@@ -68,6 +70,7 @@ class FinishedEdit:
     base_hash: str
     returned_to_base: bool
     accelerator: str = "cpu"
+    accelerator_json: str = ""
 
     @property
     def converged(self) -> bool:

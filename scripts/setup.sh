@@ -66,6 +66,8 @@ say "installing Python packages (a few minutes the first time)"
 # torch first and pinned, so that no later range draws another build of it.
 "${pip[@]}" install "${quiet[@]}" -c constraints.txt torch >&2
 "${pip[@]}" install "${quiet[@]}" -c constraints.txt -e '.[controller,models,dev]' >&2
+"${pip[@]}" install "${quiet[@]}" -c constraints.txt -e '.[htp]' >&2 \
+  || say "Qualcomm's HTP emulator cannot be installed here (it needs glibc 2.35): its tests will skip"
 [ -x "$VENV/bin/mobifarm" ] || fail "the Python packages could not be installed; see the messages above"
 printf '%s' "$wanted" >"$STAMP"
 say "ready"

@@ -103,6 +103,7 @@ def _execution(execution: pb.Execution) -> dict[str, Any]:
         "settings_hash": execution.settings_hash or None,
         "settings_json": execution.settings_json or None,
         "accelerator": execution.accelerator or None,
+        "accelerator_json": execution.accelerator_json or None,
         "nodes_by_provider": dict(sorted(execution.nodes_by_provider.items())),
         "base_hash": execution.base_hash or None,
         "returned_to_base": execution.returned_to_base if execution.base_hash else None,

@@ -161,6 +161,8 @@ def _accelerator(run: Mapping[str, Any], execution: str) -> dict[str, Any]:
         "nodes_by_provider": nodes,
         "proof": "profiling trace of a real call on the phone" if nodes else None,
         "reason": None if nodes else reason,
+        # Why no neural processor was used, or how it was found to compute what the processor does.
+        "details": _settings(run.get("accelerator_json")),
     }
 
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +144,7 @@ class Bundle:
     @classmethod
     def open(
         cls, path: Path, *, threads: int = 2, verify: bool = True, tokenizer: Tokenizer | None = None
-    ) -> Bundle:
+    ) -> Self:
         """Load the bundle in the folder ``path``.
 
         Args:

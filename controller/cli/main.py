@@ -23,6 +23,7 @@ from mobifarm.controller.cli import (
     farm,
     hosts,
     jobs,
+    npu_demo,
     page,
     replay,
     report,
@@ -79,6 +80,7 @@ def _assemble() -> None:
     app.add_typer(dashboards.app, name="dashboards")
     app.command()(doctor.doctor)
     app.command()(demo.demo)
+    app.command()(npu_demo.npu_demo)
     for entry in sorted(entry_points(group="mobifarm.commands"), key=lambda entry: entry.name):
         app.add_typer(entry.load(), name=entry.name)
 

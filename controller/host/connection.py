@@ -16,7 +16,13 @@ from mobifarm.controller.doctor.phone import examine
 from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_agent
 from mobifarm.controller.provisioning.identify import identify
-from mobifarm.controller.provisioning.install import bundles_by_size, install_bundle, remove_bundle
+from mobifarm.controller.provisioning.install import (
+    bundles_by_size,
+    compiled_graphs,
+    install_bundle,
+    install_compiled,
+    remove_bundle,
+)
 from mobifarm.controller.provisioning.phone import cpu_abi
 from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
 from mobifarm.controller.transport.adb_server import AdbServer
@@ -81,6 +87,12 @@ class Phone:
             self._threads,
             lambda: install_bundle(self._transport, self._provisioned.home, folder, bundle_hash, progress),
         )
+        soc = self.properties.get("ro.soc.model", "")
+        if compiled := compiled_graphs(folder, bundle_hash, soc):
+            await _blocking(
+                self._threads,
+                lambda: install_compiled(self._transport, self._provisioned.home, compiled, bundle_hash, soc),
+            )
 
     async def wait_lost(self) -> str:
         """Return the reason once the link is gone."""

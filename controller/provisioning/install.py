@@ -138,6 +138,46 @@ def install_bundle(
     return Installed(pushed_bytes=to_push, skipped_bytes=total - to_push)
 
 
+def compiled_graphs(bundle_dir: Path, bundle_hash: str, soc_model: str) -> Path | None:
+    """Where ``mobifarm models compile`` put the bundle's graphs for a chip; None where it did not."""
+    if not _HASH.fullmatch(bundle_hash) or not soc_model.isalnum():
+        return None
+    folder = bundle_dir.parent / ".compiled" / bundle_hash / soc_model
+    return folder if folder.is_dir() else None
+
+
+def install_compiled(
+    transport: DeviceTransport, home: str, folder: Path, bundle_hash: str, soc_model: str
+) -> int:
+    """Bring a bundle's graphs, compiled for the phone's chip, to where the agent looks for them.
+
+    Returns:
+        Bytes pushed; files that are there already are not pushed again.
+
+    Raises:
+        UserError: the names do not fit, or the graphs were compiled for another chip.
+        DeviceError: no space, or a file arrived damaged.
+    """
+    if not _HASH.fullmatch(bundle_hash) or not soc_model.isalnum() or folder.name != soc_model:
+        raise UserError(
+            f"the graphs in {folder} are not for {soc_model!r}: compile them for the phone's chip"
+        )
+    place = f"{home}/npu/{bundle_hash}/{soc_model}"
+    run(transport, f"mkdir -p {shlex.quote(place)}", "make the folder of the compiled graphs")
+    sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    wanted = {name: file_checksum(path) for name, path in sources.items()}
+    there = checksums_below(transport, place)
+    missing = [name for name in sources if there.get(name) != wanted[name]]
+    to_push = sum(sources[name].stat().st_size for name in missing)
+    check_space(transport, home, to_push + _RESERVE_BYTES)
+    for name in missing:
+        transport.push(sources[name], f"{place}/{name}")
+    found = checksums_below(transport, place)
+    if any(found.get(name) != wanted[name] for name in sources):
+        raise _damaged(transport, "compiled graph")
+    return to_push
+
+
 def _unchanged_since_verified(transport: DeviceTransport, home: str, bundle_hash: str) -> bool:
     script = (
         f"cd {shlex.quote(home)}/bundles && test -f .verified-{bundle_hash} && "

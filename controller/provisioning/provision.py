@@ -10,6 +10,7 @@ from mobifarm.controller.provisioning.agent import AgentEndpoint, start_agent
 from mobifarm.controller.provisioning.install import (
     Installed,
     install_bundle,
+    install_compiled,
     install_runtime,
     remove_other_runtimes,
 )
@@ -34,6 +35,7 @@ def provision(
     *,
     cache: Path,
     bundles: Mapping[str, Path],
+    compiled: Mapping[str, Path] | None = None,
     agent_arguments: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ProvisionedPhone:
@@ -43,6 +45,7 @@ def provision(
         transport: link to the phone.
         cache: the user's cache folder; the runtime is built there on first use.
         bundles: folder on this host by bundle hash.
+        compiled: by bundle hash, folder on this host with its graphs compiled for the phone's chip.
         agent_arguments: further arguments of ``mobifarm-agent serve``.
         progress: called with what is pushed ("runtime" or "bundle"), the bytes done and the bytes in all.
 
@@ -65,6 +68,8 @@ def provision(
         )
         for bundle_hash, folder in bundles.items()
     }
+    for bundle_hash, folder in (compiled or {}).items():
+        install_compiled(transport, home, folder, bundle_hash, properties.get("ro.soc.model", ""))
     endpoint = start_agent(transport, home, runtime, agent_arguments)
     if installed.pushed_bytes:
         remove_other_runtimes(transport, home, runtime)

@@ -5,6 +5,7 @@ Importing this module is cheap; numpy, torch and transformers are imported when 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,13 @@ class PrecisionChoice(StrEnum):
     FP32 = "fp32"
 
 
+class NpuChoice(StrEnum):
+    """Values of ``--npu``: bits of weights and activations."""
+
+    W8A16 = "w8a16"
+    W8A8 = "w8a8"
+
+
 @app.command()
 def build(
     name_or_folder: Annotated[
@@ -48,6 +56,10 @@ def build(
     ],
     layer: Annotated[int | None, typer.Option(help="Layer to edit, from 0.")] = None,
     precision: Annotated[PrecisionChoice, typer.Option(help="Weights on the phone.")] = PrecisionChoice.INT8,
+    npu: Annotated[
+        NpuChoice | None,
+        typer.Option(help="Also build NAME-npu, with graphs for neural processors in this quantisation."),
+    ] = None,
     output: Directory = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if it is there.")] = False,
     as_json: Json = False,
@@ -58,6 +70,8 @@ def build(
         from mobifarm.workloads.models.sources import find_source
 
         source = find_source(name_or_folder)
+        if npu is not None and precision is not PrecisionChoice.INT8:
+            raise WorkloadInputError("graphs for neural processors are int8: leave --precision out")
         with _progress() as progress:
             result = build_bundle(
                 source,
@@ -67,6 +81,13 @@ def build(
                 force=force,
                 progress=progress,
             )
+            if npu is not None:
+                from mobifarm.workloads.models.npu import build_npu_bundle
+                from mobifarm.workloads.models.static_graph import Scheme
+
+                lost = result.preparation_lost
+                result = build_npu_bundle(source, result.path, Scheme(npu.value), progress=progress)
+                result = dataclasses.replace(result, preparation_lost=lost)
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))
     else:
@@ -125,6 +146,27 @@ def prepare(
         verb = "prepared" if result.built else "already prepared:"
         typer.echo(f"{verb} {result.name} ({result.size_bytes / 1e6:.0f} MB, edit layer {result.edit_layer})")
         typer.echo(f"{result.bundle_hash}  {result.path}")
+
+
+@app.command("compile")
+def compile_graphs(
+    name: Annotated[str, typer.Argument(help="Bundle with graphs for neural processors, such as NAME-npu.")],
+    soc: Annotated[list[str], typer.Option(help="ro.soc.model, such as SM8650; repeat it for several.")],
+    output: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a bundle's graphs for the neural processors of Snapdragon chips, unless they are there."""
+    with _mistakes_in_one_sentence():
+        from mobifarm.workloads.models.compile import compile_bundle
+
+        folder = output or bundles_directory()
+        compiled = [compile_bundle(folder / name, chip) for chip in soc]
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) | {"path": str(one.path)} for one in compiled]))
+        return
+    for one in compiled:
+        verb = "compiled" if one.built else "already there:"
+        typer.echo(f"{verb} {name} for {one.soc} (Hexagon {one.architecture}): {one.size_bytes / 1e6:.1f} MB")
 
 
 @app.command("list")

@@ -42,6 +42,7 @@ RESULT: dict[str, Any] = {
         "settings_hash": "s",
         "settings_json": '{"step_limit":60}',
         "accelerator": "cpu",
+        "accelerator_json": '{"reason": "none"}',
         "nodes_by_provider": {"CPUExecutionProvider": 12},
         "base_hash": "h",
         "returned_to_base": True,
@@ -107,6 +108,7 @@ def test_a_measured_result_has_every_field() -> None:
     assert document["settings"] == {"step_limit": 60}
     assert document["agent_version"] == "1.2"
     assert document["accelerator"]["nodes_by_provider"] == {"CPUExecutionProvider": 12}
+    assert document["accelerator"]["details"] == {"reason": "none"}
     assert document["memory"] == {"peak_rss_bytes": 1000, "since_start_of_attempt": True, "reason": None}
     assert document["temperatures"] == {
         "first": {"battery/temperature": {"value": 30.0, "unit": "degC"}},
