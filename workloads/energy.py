@@ -21,6 +21,7 @@ from mobifarm.workloads.samples import Floats, Samples
 
 RAILS: Final = "rails"
 BATTERY: Final = "battery"
+QUIET_S: Final = 4.0
 _SHORTEST_BASELINE_S: Final = 1.0
 _BLOCKS: Final = 5
 _LONGEST_HOLE_S: Final = 5.0
@@ -220,20 +221,35 @@ def _later(samples: Samples) -> NDArray[np.bool_]:
 def _baseline(samples: Samples, counted: _Counted, before: int) -> tuple[float, float]:
     """Idle power in watts, and the standard uncertainty with which it holds during the edit.
 
-    Idle time is one stretch of ``before`` samples. It is cut into blocks; how much these differ is how much
-    the power of another time may differ from their mean.
+    Idle time is the quietest part of at least QUIET_S of one stretch of ``before`` samples: a phone without
+    an edit may still take a bundle or look for a network. It is cut into blocks; how much these differ is
+    how much the power of another time may differ from their mean.
     """
     idle_s = samples.monotonic_ns[:before] / 1e9
     begin, end = (idle_s[0], idle_s[-1]) if len(idle_s) else (0.0, 0.0)
     seen = counted.times_s[(counted.times_s >= begin) & (counted.times_s <= end)]
     if len(seen) < 3 or seen[-1] - seen[0] < _SHORTEST_BASELINE_S:
         raise NoEnergy("no idle time was seen before the edit: ask for it with idle_window_s in the spec")
-    begin, end = float(seen[0]), float(seen[-1])
+    begin, end = _quietest(counted, seen)
+    seen = seen[(seen >= begin) & (seen <= end)]
     blocks = min(_BLOCKS, max(2, int(end - begin)), len(seen) - 1)
     edges = np.interp(np.linspace(begin, end, blocks + 1), counted.times_s, counted.joules)
     watts = np.diff(edges) / ((end - begin) / blocks)
     spread = float(np.std(watts, ddof=1)) * math.sqrt(1 + 1 / blocks)
     return float(edges[-1] - edges[0]) / (end - begin), spread
+
+
+def _quietest(counted: _Counted, seen: Floats) -> tuple[float, float]:
+    """The part of at least QUIET_S with the least mean power, between two of the moments; else all of it."""
+    joules = np.interp(seen, counted.times_s, counted.joules)
+    ends = np.searchsorted(seen, seen + QUIET_S - 1e-6)
+    begins = np.flatnonzero(ends < len(seen))
+    if not len(begins):
+        return float(seen[0]), float(seen[-1])
+    ends = ends[begins]
+    watts = (joules[ends] - joules[begins]) / (seen[ends] - seen[begins])
+    quietest = int(np.argmin(watts))
+    return float(seen[begins[quietest]]), float(seen[ends[quietest]])
 
 
 def _figures(

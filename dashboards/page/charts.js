@@ -124,16 +124,17 @@ export function phaseLegend() {
 }
 
 /**
- * Means with 95 % intervals, one line each, on one scale from zero.
+ * Means with 95 % intervals, one line each, on one scale that holds zero.
  * lines: [{label, note, found: {mean, low, high} or null, missing, strong}]
  */
 export function intervals(title, lines, show, { share = false } = {}) {
   const known = lines.filter((line) => line.found);
   const step = 30, top = 8, left = 196, width = 640, right = 24;
   const height = top + lines.length * step + 26;
-  const ticks = share ? [0, 0.25, 0.5, 0.75, 1] : scale(Math.max(...known.map((line) => line.found.high), 0));
-  const largest = ticks.at(-1);
-  const x = (value) => left + ((width - left - right) * value) / largest;
+  const ticks = share ? [0, 0.25, 0.5, 0.75, 1]
+    : scale(Math.min(...known.map((line) => line.found.low), 0), Math.max(...known.map((line) => line.found.high), 0));
+  const least = ticks[0], largest = ticks.at(-1);
+  const x = (value) => left + ((width - left - right) * (value - least)) / (largest - least);
   const middle = (i) => top + i * step + step / 2;
   const drawing = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "intervals", role: "img",
     "aria-label": `${title}; the numbers are in the table below` },
@@ -157,11 +158,13 @@ export function intervals(title, lines, show, { share = false } = {}) {
 }
 
 /** Four or five round numbers from zero to just above the largest value. */
-function scale(largest) {
-  if (!(largest > 0)) return [0, 1];
-  const rough = largest / 4, size = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((part) => part * size).find((each) => each * 4 >= largest * 1.0001) ?? 10 * size;
-  return Array.from({ length: Math.ceil((largest * 1.0001) / step) + 1 }, (_, i) => Number((i * step).toPrecision(6)));
+/** Some five round ticks from at most ``least`` (zero or less) to at least ``largest`` (zero or more). */
+function scale(least, largest) {
+  if (!(largest > least)) return [0, 1];
+  const rough = (largest - least) / 4, size = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((part) => part * size).find((each) => each >= rough * 0.9999);
+  const first = Math.floor(least / step + 1e-4), last = Math.ceil(largest / step - 1e-4);
+  return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(6)));
 }
 
 const shorten = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);

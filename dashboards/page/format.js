@@ -12,8 +12,8 @@ export const probability = (value) => (known(value) ? value.toFixed(2) : "–");
 /** Three significant digits, thousands apart. */
 export function number(value) {
   if (!known(value)) return "–";
-  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
-  return Number(value.toPrecision(3)).toString();
+  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en").replace("-", "−");
+  return Number(value.toPrecision(3)).toString().replace("-", "−");
 }
 
 export function duration(seconds) {

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobifarm.v1 import agent_pb2 as pb
-from mobifarm.workloads.energy import edit_energy
+from mobifarm.workloads.energy import QUIET_S, edit_energy
 from mobifarm.workloads.samples import Samples, compress, pack, unpack
 
 RAILS = [{"name": f"rail/{name}/energy", "unit": "J", "resolution": 1e-6} for name in ("big", "little")]
@@ -103,6 +103,18 @@ def test_rails_tell_exactly_what_the_edit_took_above_idle() -> None:
     assert whole["duration_s"] == pytest.approx(END_S - BEGIN_S - IDLE_S)
     assert whole["gross_joules"] == pytest.approx(4.0 * EDIT_S + 0.5 * (LOADED_S + AFTER_S))
     assert whole["joules"] == pytest.approx(3.5 * EDIT_S)
+
+
+def test_what_the_phone_did_in_its_idle_time_is_not_idle_power() -> None:
+    """A bundle that is pushed before the first edit costs power, too."""
+    quiet = watts(0.5, 3.0)
+
+    def pushed(time: float) -> float:
+        return float(quiet(time)) + 4.0 * min(max(time - BEGIN_S, 0.0), IDLE_S - QUIET_S - 1.0)
+
+    found = edit_energy(samples({"rail/big/energy": pushed}), summary(), RAILS, provenance="measured")
+    assert found["baseline_watts"] == pytest.approx(0.5)
+    assert found["joules"] == pytest.approx(2.5 * EDIT_S)
 
 
 @given(
