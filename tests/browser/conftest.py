@@ -117,8 +117,9 @@ def _patience() -> None:
     expect.set_options(timeout=DEADLINE_MS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Gone with the module: while Playwright runs, no other test can have an event loop."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("needs Debian's chromium: scripts/setup_browser.sh installs it")
