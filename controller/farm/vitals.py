@@ -6,6 +6,7 @@ never zero and never an old value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -69,6 +70,7 @@ class VitalsTracker:
             values: by sensor name.
             monotonic_ns: the phone's own time of it, which does not jitter as ``at`` does; ``at`` stands in.
         """
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         rails = self._rails(at if monotonic_ns is None else monotonic_ns * 1e-9, values)
         seen = conditions_of(values)
         battery_watts = _product(values.get("battery/current"), values.get("battery/voltage"))
@@ -105,8 +107,9 @@ class VitalsTracker:
         fell = any(counters[name] < before for name, before in self._counters.items() if name in counters)
         if same and not fell and 0 < passed_s <= LONGEST_INTERVAL_S:
             self._rail_watts = {
-                name.removeprefix("rail/"): (joules - self._counters[name]) / passed_s
+                name.removeprefix("rail/"): watts
                 for name, joules in counters.items()
+                if math.isfinite(watts := (joules - self._counters[name]) / passed_s)
             }
         else:
             self._rail_watts = {}
@@ -117,15 +120,18 @@ class VitalsTracker:
 def _power(
     rails: Mapping[str, float], battery_watts: float | None, charging: bool | None
 ) -> tuple[float | None, PowerSource | None]:
-    if rails:
-        return sum(rails.values()), "rails"
+    if rails and math.isfinite(watts := sum(rails.values())):
+        return watts, "rails"
     if battery_watts is not None and charging is False:
         return abs(battery_watts), "battery"  # the sign of some gauges is not known; nothing flows in now
     return None, None
 
 
 def _product(amperes: float | None, volts: float | None) -> float | None:
-    return None if amperes is None or volts is None else amperes * volts
+    if amperes is None or volts is None:
+        return None
+    watts = amperes * volts
+    return watts if math.isfinite(watts) else None  # the product of two absurd numbers is none
 
 
 def _is_zone(name: str) -> bool:

@@ -333,4 +333,4 @@ def _base_proven(result: agent_pb2.EditResult) -> bool:
 
 
 def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None

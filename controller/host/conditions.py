@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Final
 
 import grpc
@@ -15,7 +16,7 @@ from mobifarm.controller.core.conditions import UNKNOWN, Conditions, conditions_
 from mobifarm.controller.core.events import DeviceConditions
 from mobifarm.controller.host.reports import Reading, Report
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
-from mobifarm.workloads.samples import phase_name
+from mobifarm.workloads.samples import SENSOR_LIMIT, phase_name
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ LONGEST_SILENCE_S: Final = 60.0
 TEMPERATURE_STEP_KELVIN: Final = 0.5
 BATTERY_STEP: Final = 0.01
 STORAGE_STEP: Final = 0.1  # of what was free
+NAME_LIMIT: Final = 128  # characters of a sensor's name
 
 
 def differs(new: Conditions, old: Conditions) -> bool:
@@ -105,8 +107,18 @@ class ConditionsWatch:
 
 
 def reading_of(at: float, device_id: str, batch: agent_pb2.TelemetryBatch) -> Reading | None:
-    """The newest sample of a batch; None of an empty one, and of one that is no news."""
+    """The newest sample of a batch; None of an empty one, and of one that is no news.
+
+    It is repeated to everybody who looks at the farm: what is no number, and more than a phone has, is left
+    out.
+    """
     if batch.replayed or not batch.samples:
         return None
     newest = batch.samples[-1]
-    return Reading(at, device_id, dict(newest.values), newest.monotonic_ns, phase_name(newest.phase))
+    finite = (
+        (name, value)
+        for name, value in newest.values.items()
+        if math.isfinite(value) and len(name) <= NAME_LIMIT
+    )
+    values = dict(islice(finite, SENSOR_LIMIT))
+    return Reading(at, device_id, values, newest.monotonic_ns, phase_name(newest.phase))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -84,3 +86,12 @@ def test_any_readings_give_finite_power(readings: list[tuple[float, dict[str, fl
     for at, values in readings:
         power = tracker.offer(at, values).power_watts
         assert power is None or (math.isfinite(power) and power >= 0)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e200, -1e308])
+def test_no_number_of_a_phone_stops_the_farm_or_becomes_no_number(number: float) -> None:
+    tracker = VitalsTracker()
+    names = ("thermal/status", "battery/current", "battery/voltage", "rail/a/energy", "rail/b/energy")
+    for at, values in enumerate((dict.fromkeys(names, -abs(number)), dict.fromkeys(names, abs(number)))):
+        vitals = tracker.offer(float(at), {**values, "battery/charging": 0.0})
+        json.dumps(asdict(vitals), allow_nan=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from mobifarm.controller.core.events import DeviceConditions
 from mobifarm.controller.host.conditions import ConditionsWatch, Decimator, reading_of
 from mobifarm.controller.host.reports import Reading, Report
 from mobifarm.v1 import agent_pb2
+from mobifarm.workloads.samples import SENSOR_LIMIT
 
 VALUES = {"battery/temperature": 30.0, "battery/capacity": 0.8, "battery/charging": 1.0}
 
@@ -97,3 +99,15 @@ async def test_an_agent_that_cannot_be_watched_is_left_alone() -> None:
     async with asyncio.timeout(30):
         await watch.watch()
     assert reports == []
+
+
+def test_a_reading_holds_numbers_alone_and_no_more_than_a_phone_has() -> None:
+    many = {f"x/{number}": 1.0 for number in range(SENSOR_LIMIT + 5)}
+    sample = agent_pb2.TelemetrySample(values={**many, "y" * 1000: 1.0})
+    odd = agent_pb2.TelemetrySample(values={"thermal/status": math.nan, "a/b": math.inf, "battery/voltage": 4.0})
+    told = [reading_of(1.0, "phone", agent_pb2.TelemetryBatch(samples=[one])) for one in (sample, odd)]
+    assert told[0] is not None
+    assert told[1] is not None
+    assert len(told[0].values) == SENSOR_LIMIT
+    assert max(map(len, told[0].values)) < 1000
+    assert told[1].values == {"battery/voltage": 4.0}
