@@ -6,6 +6,7 @@ Every field is always there. What was not measured is None beside a ``reason`` i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -17,6 +18,7 @@ MEASURED: Final = "measured"
 _EMULATED: Final = ("virtual", "qemu_arm64")
 _COMPUTER: Final = "computer"
 _SETTINGS_LIMIT: Final = 65536
+_SETTINGS_DEPTH: Final = 32
 
 
 class Identity(Protocol):
@@ -144,7 +146,24 @@ def _settings(text: str | None) -> dict[str, Any] | None:
         settings = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
-    return settings if isinstance(settings, dict) else None
+    return settings if isinstance(settings, dict) and _storable(settings, _SETTINGS_DEPTH) else None
+
+
+def _storable(value: object, depth: int) -> bool:
+    """Whether JSON that was read can be written again: 1e999 and half a surrogate pair cannot."""
+    match value:
+        case str():
+            return not any("\ud800" <= character <= "\udfff" for character in value)
+        case float():
+            return math.isfinite(value)
+        case list():
+            return depth > 0 and all(_storable(part, depth - 1) for part in value)
+        case dict():
+            return depth > 0 and all(
+                _storable(name, depth) and _storable(part, depth - 1) for name, part in value.items()
+            )
+        case _:
+            return True
 
 
 def _refuse(constant: str) -> float:

@@ -51,7 +51,7 @@ def record(event: Event) -> Record:
     try:
         result = _json(event.result) if isinstance(event, AttemptFinished) else None
         return Record(lean, _json(encode(lean)), _documents(event), result)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise Bug(f"An event {kind(event)} cannot be written to the log: {error}.") from error
 
 

@@ -203,10 +203,19 @@ def test_a_refused_edit_on_an_unknown_phone_has_every_field_too() -> None:
     assert refused["telemetry"]["samples"] is None
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"a": NaN}', "[" * 20_000, "x" * 70_000, ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[1]", '{"a": NaN}', "[" * 20_000, "x" * 70_000, ""),
+        # Read by Python, and then refused by the store.
+        *('{"a": 1e999}', '{"a": [-1e999]}', '{"a": "\\ud800"}', '{"\\udfff": 1}'),
+        '{"a": ' + "[" * 900 + "]" * 900 + "}",
+    ],
+)
 def test_settings_that_a_phone_garbles_are_left_out(text: str) -> None:
-    execution = {**RESULT["execution"], "settings_json": text}
-    assert made(result={**RESULT, "execution": execution})["settings"] is None
+    execution = {**RESULT["execution"], "settings_json": text, "accelerator_json": text}
+    found = made(result={**RESULT, "execution": execution})
+    assert found["settings"] is found["accelerator"]["details"] is None
 
 
 def test_memory_since_the_start_of_the_agent_is_told_apart() -> None:
