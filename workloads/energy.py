@@ -30,6 +30,9 @@ _LARGEST_WATTS: Final = 40.0
 _UNIFORM: Final = math.sqrt(12.0)  # a width over this is the standard deviation of a uniform distribution
 
 
+_ABSURD: Final = "the samples hold numbers that no phone can have"
+
+
 class NoEnergy(Exception):
     """Why there is no figure."""
 
@@ -236,7 +239,10 @@ def _baseline(samples: Samples, counted: _Counted, before: int) -> tuple[float, 
     edges = np.interp(np.linspace(begin, end, blocks + 1), counted.times_s, counted.joules)
     watts = np.diff(edges) / ((end - begin) / blocks)
     spread = float(np.std(watts, ddof=1)) * math.sqrt(1 + 1 / blocks)
-    return float(edges[-1] - edges[0]) / (end - begin), spread
+    power = float(edges[-1] - edges[0]) / (end - begin)
+    if not math.isfinite(power) or not math.isfinite(spread):
+        raise NoEnergy(_ABSURD)
+    return power, spread
 
 
 def _quietest(counted: _Counted, seen: Floats) -> tuple[float, float]:
@@ -282,9 +288,12 @@ def _figures(
     gross_uncertainty = math.hypot(*terms.values())
     if baseline is not None:
         terms["baseline"] = baseline[1] * duration_s
+    uncertainty = math.hypot(*terms.values())
+    if not all(map(math.isfinite, (gross, net or 0.0, uncertainty, gross_uncertainty))):
+        raise NoEnergy(_ABSURD)
     return {
         "joules": net,
-        "uncertainty_joules": None if net is None else math.hypot(*terms.values()),
+        "uncertainty_joules": None if net is None else uncertainty,
         "gross_joules": gross,
         "gross_uncertainty_joules": gross_uncertainty,
         "duration_s": duration_s,

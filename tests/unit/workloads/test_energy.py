@@ -202,7 +202,7 @@ def test_an_edit_that_did_not_end_has_only_its_attempt() -> None:
     assert found["attempt"]["joules"] == pytest.approx(1.5 * EDIT_S)
 
 
-numbers = st.floats(-1e3, 1e3) | st.just(math.nan)
+numbers = st.floats(-1e3, 1e3) | st.just(math.nan) | st.floats(1e150, 1e308)
 times_ns = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 10**11)
 
 
@@ -275,3 +275,11 @@ def test_pieces_carry_every_sample() -> None:
     with pytest.raises(ValueError, match="no telemetry"):
         unpack([b"\x0a\x03abc"])
     assert len(unpack([])) == 0
+
+
+def test_a_resolution_that_cannot_be_gives_no_figure() -> None:
+    sensors = [{"name": "battery/current", "resolution": 1e308}]
+    found = edit_energy(samples(on_battery(lambda time: 2.0)), summary(), sensors, provenance="measured")
+    json.dumps(found, allow_nan=False)
+    assert found["joules"] is None
+    assert "no phone" in found["reason"]
