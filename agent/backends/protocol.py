@@ -78,7 +78,7 @@ def receive(connection: socket.socket) -> Message:
         described = [
             (str(name), str(kind), [int(n) for n in shape]) for name, kind, shape in fields["arrays"]
         ]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ProtocolError("the header of a message cannot be read") from error
     body = _receive(connection, body_length)
     arrays, start = {}, 0
@@ -89,7 +89,10 @@ def receive(connection: socket.socket) -> Message:
         stop = start + count * np.dtype(kind).itemsize
         if stop > body_length:
             raise ProtocolError("a message is shorter than its header says")
-        arrays[name] = np.frombuffer(body, kind, count, start).reshape(shape)
+        try:
+            arrays[name] = np.frombuffer(body, kind, count, start).reshape(shape)
+        except (ValueError, OverflowError) as error:  # too many dimensions, or one that is too long
+            raise ProtocolError("an array has a shape that cannot be") from error
         start = stop
     if start != body_length:
         raise ProtocolError("a message is longer than its header says")

@@ -73,6 +73,10 @@ def test_a_message_arrives_as_it_was_sent(arrays: dict[str, Any], graph: str) ->
         assert found.arrays[name].tobytes() == array.tobytes()
 
 
+def headed(header: bytes) -> bytes:
+    return struct.pack("<IQ", len(header), 0) + header
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -83,6 +87,9 @@ def test_a_message_arrives_as_it_was_sent(arrays: dict[str, Any], graph: str) ->
         struct.pack("<IQ", 35, 0) + b'{"arrays": [["x", "float32", [3]]]}',
         struct.pack("<IQ", 35, 9) + b'{"arrays": [["x", "object_", [0]]]}' + b"\0" * 9,
         struct.pack("<IQ", 14, 4) + b'{"arrays": []}' + b"\0" * 4,
+        headed(b'{"arrays": [["x", "float32", [Infinity]]]}'),
+        headed(b'{"arrays": [["x", "float32", [0, %d]]]}' % (2**70)),
+        headed(b'{"arrays": [["x", "uint8", [0' + b", 1" * 70 + b"]]]}"),
     ],
 )
 def test_nonsense_is_refused(sent: bytes) -> None:
