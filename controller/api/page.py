@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from starlette.types import Scope
 from mobifarm.controller.api.access import Role
 from mobifarm.controller.api.bodies import JsonObject, PageKey, SignIn, WantedKey, WhoAmI
 from mobifarm.controller.api.feed import Feed
-from mobifarm.controller.api.services import Farmhouse, PageSessions, Refused, Services, Viewer
+from mobifarm.controller.api.services import Farmhouse, PageSessions, Refused, Services, Viewer, caller_of
 from mobifarm.controller.api.sessions import comes_from_the_page, cookie_name
 from mobifarm.controller.farm.snapshot import history, snapshot
 
@@ -110,11 +110,14 @@ async def live_snapshot(farm: Farmhouse, _: Viewer) -> JSONResponse:
 
 
 @router.get("/api/v1/live/stream", response_class=StreamingResponse)
-async def live_stream(request: Request, _: Viewer) -> StreamingResponse:
-    """The same without the past, twice a second, as server-sent events ``tick``."""
+async def live_stream(request: Request, farm: Farmhouse, _: Viewer) -> StreamingResponse:
+    """The same without the past, twice a second, as server-sent events ``tick``.
+
+    It ends where the session or the token does.
+    """
     feed: Feed = request.app.state.feed
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(_ticks(feed), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_ticks(feed, lambda: caller_of(request, farm) is not None), media_type="text/event-stream", headers=headers)
 
 
 @router.get("/api/v1/devices/{device_id:path}/history")
@@ -134,10 +137,12 @@ def device_passport(device_id: str, farm: Farmhouse, _: Viewer) -> JsonObject:
     return {"at": newest.at, "trial_id": newest.trial_id, "passport": newest.result.get("passport")}
 
 
-async def _ticks(feed: Feed) -> AsyncIterator[str]:
+async def _ticks(feed: Feed, allowed: Callable[[], bool]) -> AsyncIterator[str]:
     yield "retry: 1000\n\n"
     async with contextlib.aclosing(feed.watch()) as ticks:
         async for text in ticks:
+            if not allowed():  # a token that is revoked must not look on for as long as it stays
+                return
             yield text
 
 

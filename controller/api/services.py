@@ -65,10 +65,7 @@ def _caller_who_is(wanted: Role) -> Callable[..., Caller]:
         farm: Farmhouse,
         _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     ) -> Caller:
-        if header := request.headers.get("authorization", ""):
-            caller = farm.authenticate(header)
-        else:
-            caller = _browser(request)
+        caller = caller_of(request, farm)
         if caller is None:
             raise Refused(401, "the farm's token is missing or wrong")
         if not caller.role.allows(wanted):
@@ -80,6 +77,13 @@ def _caller_who_is(wanted: Role) -> Callable[..., Caller]:
         return caller
 
     return check
+
+
+def caller_of(request: Request, farm: Services) -> Caller | None:
+    """Whose request it is now; None of a stranger, or where the token or the session has ended meanwhile."""
+    if header := request.headers.get("authorization", ""):
+        return farm.authenticate(header)
+    return _browser(request)
 
 
 def _browser(request: Request) -> Caller | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,31 @@ def test_a_tick_is_one_event_on_one_line(services: Services) -> None:
     assert data.endswith("\n\n")
     assert data.count("\n") == 2
     assert json.loads(data)["number"] == 3
+
+
+async def test_the_stream_ends_with_the_token(services: Services) -> None:
+    known = [Caller("vera", Role.VIEWER)]
+    revocable = replace(services, authenticate=lambda header: known[0] if known else None)
+    app = create_app(revocable)
+    sent: list[bytes] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+        if b"event: tick" in sent[-1]:
+            known.clear()
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/api/v1/live/stream",
+        "query_string": b"",
+        "headers": [(b"authorization", b"Bearer reads")],
+        "server": ("farm", 80),
+        "scheme": "http",
+    }
+    async with asyncio.timeout(30):
+        await app(scope, receive, send)
+    assert sum(b"event: tick" in part for part in sent) == 1
