@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,10 @@ from mobifarm.v1 import agent_pb2 as pb
 FORMAT: Final = "mobifarm-telemetry/1"
 PIECE_BYTES: Final = 80_000  # a call between processes stays below 100 KB
 SENSOR_LIMIT: Final = 1024
+# Of one attempt: compressed, what a phone tells may be a thousandth of what it becomes.
+SAMPLES_LIMIT: Final = 100_000
+BYTES_LIMIT: Final = 1 << 28
+CELLS_LIMIT: Final = 1 << 25
 
 Floats = NDArray[np.float64]
 
@@ -64,35 +69,68 @@ def pack(compressed: Iterable[bytes]) -> list[bytes]:
 
 
 def unpack(pieces: Iterable[bytes]) -> Samples:
-    """All samples of the pieces; raises ValueError where they are not those of :func:`pack`."""
-    samples: list[pb.TelemetrySample] = []
+    """All samples of the pieces.
+
+    Raises:
+        ValueError: they are not those of :func:`pack`, or more than one attempt may have.
+    """
+    columns = _Columns()
+    size = 0
     try:
         for piece in pieces:
             for data in pb.TelemetryLog.FromString(piece).batches:
-                samples += pb.TelemetryBatch.FromString(zlib.decompress(data)).samples
+                unpacking = zlib.decompressobj()
+                batch = unpacking.decompress(data, BYTES_LIMIT - size + 1)
+                size += len(batch)
+                if size > BYTES_LIMIT or not unpacking.eof:
+                    raise ValueError("damaged telemetry, or too much of it")
+                for sample in pb.TelemetryBatch.FromString(batch).samples:
+                    columns.add(sample)
     except (DecodeError, zlib.error) as error:
         raise ValueError("no telemetry") from error
-    return _columns(samples)
+    return columns.samples()
 
 
-def _columns(samples: list[pb.TelemetrySample]) -> Samples:
-    samples.sort(key=lambda sample: sample.monotonic_ns)
-    values: dict[str, Floats] = {}
-    for row, sample in enumerate(samples):
+class _Columns:
+    """Takes sample by sample, so that no more than a batch of them is there as messages."""
+
+    def __init__(self) -> None:
+        self._heads: list[tuple[int, str, int, float]] = []
+        self._values: dict[str, array[float]] = {}
+
+    def add(self, sample: pb.TelemetrySample) -> None:
+        row = len(self._heads)
+        head = (sample.monotonic_ns, phase_name(sample.phase), sample.step, sample.step_s or np.nan)
+        self._heads.append(head)
         for name, value in sample.values.items():
-            column = values.get(name)
+            column = self._values.get(name)
             if column is None:
-                if len(values) >= SENSOR_LIMIT or "/" not in name:
+                if len(self._values) >= SENSOR_LIMIT or "/" not in name:
                     continue
-                column = values[name] = np.full(len(samples), np.nan)
-            column[row] = value if np.isfinite(value) else np.nan
-    return Samples(
-        monotonic_ns=np.array([sample.monotonic_ns for sample in samples], dtype=np.int64),
-        phase=tuple(phase_name(sample.phase) for sample in samples),
-        step=np.array([sample.step for sample in samples], dtype=np.int64),
-        step_s=np.array([sample.step_s or np.nan for sample in samples], dtype=np.float64),
-        values=dict(sorted(values.items())),
-    )
+                column = self._values[name] = array("d")
+            _fill(column, row)
+            column.append(value if np.isfinite(value) else np.nan)
+        if row >= SAMPLES_LIMIT or len(self._values) * row > CELLS_LIMIT:
+            raise ValueError("too much telemetry")
+
+    def samples(self) -> Samples:
+        """In order of time."""
+        for column in self._values.values():
+            _fill(column, len(self._heads))
+        monotonic_ns = np.array([head[0] for head in self._heads], dtype=np.int64)
+        order = np.argsort(monotonic_ns, kind="stable")
+        return Samples(
+            monotonic_ns=monotonic_ns[order],
+            phase=tuple(self._heads[row][1] for row in order),
+            step=np.array([head[2] for head in self._heads], dtype=np.int64)[order],
+            step_s=np.array([head[3] for head in self._heads], dtype=np.float64)[order],
+            values={name: np.array(column)[order] for name, column in sorted(self._values.items())},
+        )
+
+
+def _fill(column: array[float], rows: int) -> None:
+    """What was not read is NaN."""
+    column.extend([np.nan] * (rows - len(column)))
 
 
 def phase_name(phase: pb.EditPhase.ValueType) -> str:

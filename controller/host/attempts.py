@@ -22,7 +22,7 @@ from mobifarm.controller.host.conditions import reading_of
 from mobifarm.controller.host.reports import AttemptProgress, Report, SamplesPiece
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
 from mobifarm.workloads.messages import payload_to_run_request, result_to_mapping
-from mobifarm.workloads.samples import compress, pack, phase_name
+from mobifarm.workloads.samples import BYTES_LIMIT, SAMPLES_LIMIT, compress, pack, phase_name
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +181,7 @@ class Attempts:
     async def _stream(self, request: agent_pb2.RunRequest) -> None:
         started = False
         batches: list[bytes] = []
+        samples = size = 0
         async for response in self._phone.stub.Run(request):
             if not started:
                 started = True
@@ -189,7 +190,9 @@ class Attempts:
                 case "progress":
                     self._emit(self._progress(request.attempt_id, response.progress))
                 case "telemetry":
-                    if len(batches) < BATCHES_LIMIT:
+                    samples += len(response.telemetry.samples)
+                    size += response.telemetry.ByteSize()
+                    if len(batches) < BATCHES_LIMIT and samples <= SAMPLES_LIMIT and size <= BYTES_LIMIT:
                         batches.append(compress(response.telemetry))
                     reading = reading_of(self._clock(), self._device_id, response.telemetry)
                     if reading is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
+import zlib
 from typing import Any
 
 import numpy as np
@@ -283,3 +285,33 @@ def test_a_resolution_that_cannot_be_gives_no_figure() -> None:
     json.dumps(found, allow_nan=False)
     assert found["joules"] is None
     assert "no phone" in found["reason"]
+
+
+def test_what_unpacks_to_more_than_an_attempt_may_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobifarm.workloads.samples.BYTES_LIMIT", 1 << 20)
+    bomb = pb.TelemetryLog(batches=[zlib.compress(bytes(1 << 24), 9)]).SerializeToString()
+    halves = pb.TelemetryLog(batches=[zlib.compress(b"\x12\x80\x80\x28" + bytes(5 << 17), 9)] * 2)
+    for pieces in ([bomb], [halves.SerializeToString()]):
+        tracemalloc.start()
+        with pytest.raises(ValueError, match="too much"):
+            unpack(pieces)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 23
+    monkeypatch.setattr("mobifarm.workloads.samples.SAMPLES_LIMIT", 10)
+    many = compress(pb.TelemetryBatch(samples=[pb.TelemetrySample()] * 11))
+    with pytest.raises(ValueError, match="too much"):
+        unpack(pack([many]))
+
+
+def test_samples_of_pieces_that_came_out_of_order_are_put_in_it() -> None:
+    def batch(*times: int) -> bytes:
+        made = [pb.TelemetrySample(monotonic_ns=time, step=time, values={f"x/{time}": time}) for time in times]
+        return compress(pb.TelemetryBatch(samples=made))
+
+    found = unpack(pack([batch(3, 4), batch(1, 2)]))
+    assert list(found.monotonic_ns) == list(found.step) == [1, 2, 3, 4]
+    for time in range(1, 5):
+        column = found.values[f"x/{time}"]
+        assert column[time - 1] == time
+        assert np.isnan(column).sum() == 3

@@ -35,8 +35,9 @@ from mobifarm.controller.errors import (
 from mobifarm.controller.host.edits import ExportEdits, ImportEdits, ListEdits, UndoEdits
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.recovery import LadderSettings, Rung
-from mobifarm.controller.host.reports import AttemptProgress, Report
+from mobifarm.controller.host.reports import AttemptProgress, Report, SamplesPiece
 from mobifarm.v1 import agent_pb2
+from mobifarm.workloads.samples import unpack
 
 PAYLOAD: dict[str, Any] = {
     "model": "tiny",
@@ -276,6 +277,26 @@ async def test_attempt_reports_start_progress_and_result(benches: Callable[..., 
     progress = await bench.wait_for(AttemptProgress)
     assert (progress.phase, progress.step, progress.loss) == ("optimising", 2, None)
     assert phone.pushes == [PAYLOAD["bundle_hash"]]
+
+
+async def test_a_phone_that_tells_without_end_costs_no_memory_without_end(
+    benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobifarm.controller.host.attempts.SAMPLES_LIMIT", 10)
+    samples = [agent_pb2.TelemetrySample(monotonic_ns=number + 1) for number in range(4)]
+    telemetry = agent_pb2.RunResponse(telemetry=agent_pb2.TelemetryBatch(samples=samples))
+    beyond = agent_pb2.RunResponse(
+        progress=agent_pb2.EditProgress(loss=float("inf"), target_probability=float("-inf"))
+    )
+    script = [beyond, *[telemetry] * 5, result(agent_pb2.EDIT_STATUS_CONVERGED)]
+    bench = benches(ScriptedPhone(ScriptedStub(script)))
+    await bench.wait_for(DeviceReady)
+    bench.session.dispatch("a1", 7, PAYLOAD)
+    await bench.wait_for(AttemptFinished)
+    pieces = [report.data for report in bench.reports if isinstance(report, SamplesPiece)]
+    assert len(unpack(pieces)) == 8
+    progress = await bench.wait_for(AttemptProgress)
+    assert (progress.loss, progress.target_probability) == (None, None)
 
 
 async def test_failed_edit_is_a_result(benches: Callable[..., Bench]) -> None:
