@@ -30,6 +30,7 @@ _LARGEST_WATTS: Final = 40.0
 _UNIFORM: Final = math.sqrt(12.0)  # a width over this is the standard deviation of a uniform distribution
 
 
+_LARGEST: Final = 1e12  # watts, joules and seconds: what is added up of a phone's figures stays finite
 _ABSURD: Final = "the samples hold numbers that no phone can have"
 
 
@@ -234,15 +235,22 @@ def _baseline(samples: Samples, counted: _Counted, before: int) -> tuple[float, 
     if len(seen) < 3 or seen[-1] - seen[0] < _SHORTEST_BASELINE_S:
         raise NoEnergy("no idle time was seen before the edit: ask for it with idle_window_s in the spec")
     begin, end = _quietest(counted, seen)
-    seen = seen[(seen >= begin) & (seen <= end)]
+    quiet = seen[(seen >= begin) & (seen <= end)]
+    if len(quiet) < 3:  # a counter that is updated rarely: how its power differs shows in the whole alone
+        begin, end, quiet = float(seen[0]), float(seen[-1]), seen
+    seen = quiet
     blocks = min(_BLOCKS, max(2, int(end - begin)), len(seen) - 1)
     edges = np.interp(np.linspace(begin, end, blocks + 1), counted.times_s, counted.joules)
     watts = np.diff(edges) / ((end - begin) / blocks)
     spread = float(np.std(watts, ddof=1)) * math.sqrt(1 + 1 / blocks)
     power = float(edges[-1] - edges[0]) / (end - begin)
-    if not math.isfinite(power) or not math.isfinite(spread):
+    if not _sane(power, spread):
         raise NoEnergy(_ABSURD)
     return power, spread
+
+
+def _sane(*figures: float) -> bool:
+    return all(abs(figure) <= _LARGEST for figure in figures)
 
 
 def _quietest(counted: _Counted, seen: Floats) -> tuple[float, float]:
@@ -289,7 +297,7 @@ def _figures(
     if baseline is not None:
         terms["baseline"] = baseline[1] * duration_s
     uncertainty = math.hypot(*terms.values())
-    if not all(map(math.isfinite, (gross, net or 0.0, uncertainty, gross_uncertainty))):
+    if not _sane(gross, net or 0.0, uncertainty, gross_uncertainty, duration_s):
         raise NoEnergy(_ABSURD)
     return {
         "joules": net,

@@ -315,3 +315,12 @@ def test_samples_of_pieces_that_came_out_of_order_are_put_in_it() -> None:
         column = found.values[f"x/{time}"]
         assert column[time - 1] == time
         assert np.isnan(column).sum() == 3
+
+
+def test_a_counter_that_is_updated_more_rarely_than_the_quiet_lasts_has_an_uncertainty() -> None:
+    power = watts(0.5, 2.0)
+    rail = {"rail/a/energy": lambda time: power(BEGIN_S + (time - BEGIN_S) // 4.5 * 4.5)}
+    found = edit_energy(samples(rail), summary(), RAILS, provenance="measured")
+    json.dumps(found, allow_nan=False)
+    assert found["baseline_watts"] == pytest.approx(0.5)
+    assert found["uncertainty_joules"] > 0
