@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mobifarm.v1 import agent_pb2 as pb
 from mobifarm.workloads.samples import phase_name
+
+_LARGEST: Final = 1e15  # in any unit: sums and products of a phone's numbers stay finite
 
 
 def payload_to_run_request(payload: Mapping[str, Any], attempt_id: str, fencing_token: int) -> pb.RunRequest:
@@ -39,7 +41,7 @@ def payload_to_run_request(payload: Mapping[str, Any], attempt_id: str, fencing_
 
 
 def result_to_mapping(result: pb.EditResult) -> dict[str, Any]:
-    """An edit's result as JSON; what was not measured, or is not a finite number, is None.
+    """An edit's result as JSON; what was not measured, or is no number that a phone can have, is None.
 
     Enumerations become their short names in lower case (``converged``, ``efficacy``); durations are seconds,
     log-probabilities nats.
@@ -65,7 +67,8 @@ def _score(score: pb.ProbeScore) -> dict[str, Any]:
             return None
         value: pb.AnswerScore = getattr(score, name)
         return {
-            "log_probability": _finite(value.log_probability),
+            # Of a probability above one nothing is known; rounding may leave a hair.
+            "log_probability": _finite(value.log_probability) if value.log_probability < 1e-3 else None,
             "tokens": value.tokens,
             "tokens_argmax": value.tokens_argmax,
         }
@@ -141,4 +144,4 @@ def _telemetry(telemetry: pb.TelemetrySummary) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= _LARGEST else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -14,8 +15,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mobifarm.v1 import agent_pb2 as pb
 from mobifarm.workloads.comparability import compare_jobs
 from mobifarm.workloads.compared_edits import edits_of
+from mobifarm.workloads.exports import to_csv
+from mobifarm.workloads.messages import result_to_mapping
 from mobifarm.workloads.report.contents import JobRecord, energies, failures, places
 from mobifarm.workloads.report.page import CONTENT_SECURITY_POLICY, STYLE, render
 from mobifarm.workloads.summary import TrialRecord, summarise
@@ -356,3 +360,28 @@ def test_another_job_is_set_against_it(made: JobRecord) -> None:
     page = render(made, version="1", compared=compare_jobs("job-1", ours, "job-2", theirs))
     assert "May not be subtracted because" in page
     assert "60.0 °C in B" in page
+
+
+@pytest.mark.parametrize("number", [1.7e308, -1.7e308, 1e20, 800.0])
+def test_no_number_of_a_phone_takes_a_job_s_results_away(number: float) -> None:
+    answer = pb.AnswerScore(log_probability=number, tokens=1)
+    efficacy = pb.ProbeScore(
+        kind=pb.PROBE_KIND_EFFICACY,
+        wanted_before=answer,
+        wanted_after=answer,
+        other_before=answer,
+        other_after=answer,
+    )
+    told = pb.EditResult(
+        status=pb.EDIT_STATUS_CONVERGED,
+        scores=[efficacy],
+        cost=pb.EditCost(edit_s=number, load_s=number, evaluation_s=number, loss_evaluations=2**64 - 1),
+    )
+    trials = [trial(1), trial(2), trial(3)]
+    for one in trials[:2]:
+        assert one.stored is not None
+        one.stored["result"] = result_to_mapping(told)
+    made = record(trials)
+    json.dumps(made.summary.to_json(), allow_nan=False)
+    to_csv(made.summary, trials)
+    outline(render(made, version="1"))
