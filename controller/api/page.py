@@ -117,7 +117,11 @@ async def live_stream(request: Request, farm: Farmhouse, _: Viewer) -> Streaming
     """
     feed: Feed = request.app.state.feed
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(_ticks(feed, lambda: caller_of(request, farm) is not None), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(
+        _ticks(feed, lambda: caller_of(request, farm) is not None),
+        media_type="text/event-stream",
+        headers=headers,
+    )
 
 
 @router.get("/api/v1/devices/{device_id:path}/history")

@@ -306,7 +306,9 @@ def test_what_unpacks_to_more_than_an_attempt_may_have_is_refused(monkeypatch: p
 
 def test_samples_of_pieces_that_came_out_of_order_are_put_in_it() -> None:
     def batch(*times: int) -> bytes:
-        made = [pb.TelemetrySample(monotonic_ns=time, step=time, values={f"x/{time}": time}) for time in times]
+        made = [
+            pb.TelemetrySample(monotonic_ns=time, step=time, values={f"x/{time}": time}) for time in times
+        ]
         return compress(pb.TelemetryBatch(samples=made))
 
     found = unpack(pack([batch(3, 4), batch(1, 2)]))

@@ -104,7 +104,9 @@ async def test_an_agent_that_cannot_be_watched_is_left_alone() -> None:
 def test_a_reading_holds_numbers_alone_and_no_more_than_a_phone_has() -> None:
     many = {f"x/{number}": 1.0 for number in range(SENSOR_LIMIT + 5)}
     sample = agent_pb2.TelemetrySample(values={**many, "y" * 1000: 1.0})
-    odd = agent_pb2.TelemetrySample(values={"thermal/status": math.nan, "a/b": math.inf, "battery/voltage": 4.0})
+    odd = agent_pb2.TelemetrySample(
+        values={"thermal/status": math.nan, "a/b": math.inf, "battery/voltage": 4.0}
+    )
     told = [reading_of(1.0, "phone", agent_pb2.TelemetryBatch(samples=[one])) for one in (sample, odd)]
     assert told[0] is not None
     assert told[1] is not None
