@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from mobifarm import __version__
+from mobifarm.controller.api.access import Caller
 from mobifarm.controller.api.bodies import Health, JsonObject, WhoAmI
-from mobifarm.controller.api.services import Farmhouse, Services, Viewer
+from mobifarm.controller.api.services import Farmhouse, Services, Viewer, caller_of
 from mobifarm.controller.core.events import Event, encode
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.farm.hosts import HostView
@@ -60,6 +62,7 @@ async def hosts(farm: Farmhouse, _: Viewer) -> list[HostView]:
 
 @router.get("/api/v1/events", response_class=StreamingResponse)
 async def events(
+    request: Request,
     farm: Farmhouse,
     _: Viewer,
     after: Annotated[int, Query(ge=0, description="number of the last event that is known")] = 0,
@@ -67,11 +70,14 @@ async def events(
     follow: Annotated[bool, Query(description="stay and tell what happens from now on")] = True,
 ) -> StreamingResponse:
     """The log of events as server-sent events: ``id`` is the number, ``event`` the kind, ``data`` JSON."""
-    return StreamingResponse(_events(farm, after, job, follow), media_type="text/event-stream")
+    allowed = partial(caller_of, request, farm)
+    return StreamingResponse(_events(farm, after, job, follow, allowed), media_type="text/event-stream")
 
 
-async def _events(farm: Services, after: int, job: str | None, follow: bool) -> AsyncIterator[str]:
-    while True:
+async def _events(
+    farm: Services, after: int, job: str | None, follow: bool, allowed: Callable[[], Caller | None]
+) -> AsyncIterator[str]:
+    while allowed():  # who follows may lose the token meanwhile
         change = farm.farm.next_change()  # taken before reading, so that nothing falls in between
         page = await asyncio.to_thread(_page, farm, after)
         for number, event in page:

@@ -152,7 +152,12 @@ def test_a_tick_is_one_event_on_one_line(services: Services) -> None:
     assert json.loads(data)["number"] == 3
 
 
-async def test_the_stream_ends_with_the_token(services: Services) -> None:
+@pytest.mark.parametrize("path", ["/api/v1/live/stream", "/api/v1/events"])
+async def test_streams_end_with_the_token(
+    services: Services, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr("mobifarm.controller.api.farm.HEARTBEAT_S", 0.01)
+    services.farm.next_change = asyncio.Event  # type: ignore[method-assign]
     known = [Caller("vera", Role.VIEWER)]
     revocable = replace(services, authenticate=lambda header: known[0] if known else None)
     app = create_app(revocable)
@@ -163,13 +168,13 @@ async def test_the_stream_ends_with_the_token(services: Services) -> None:
 
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
-        if b"event: tick" in sent[-1]:
+        if b"event: tick" in sent[-1] or b"still here" in sent[-1]:
             known.clear()
 
     scope = {
         "type": "http",
         "method": "GET",
-        "path": "/api/v1/live/stream",
+        "path": path,
         "query_string": b"",
         "headers": [(b"authorization", b"Bearer reads")],
         "server": ("farm", 80),
@@ -177,4 +182,4 @@ async def test_the_stream_ends_with_the_token(services: Services) -> None:
     }
     async with asyncio.timeout(30):
         await app(scope, receive, send)
-    assert sum(b"event: tick" in part for part in sent) == 1
+    assert sum(b"event: tick" in part or b"still here" in part for part in sent) == 1
