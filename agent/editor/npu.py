@@ -157,9 +157,10 @@ class NpuModel:
         for graph, file in graphs.files.items():
             backend.load(graph, (source / file).read_bytes())
         feeds, wanted = _read_probe(folder / graphs.probe)
+        self._shapes = {graph: array.shape for graph, array in wanted.items()}
         self.checks: dict[str, ProbeCheck] = {}
         for graph, allowed in ALLOWED_RMS_STEPS.items():
-            [found] = backend.run(graph, feeds[graph]).values()
+            found = self._run(graph, feeds[graph])
             check = compare(found, wanted[graph], graphs.steps[graph], allowed)
             self.checks[graph] = check
             if not check.passed:
@@ -168,12 +169,18 @@ class NpuModel:
                     f"{graph} is {check.rms_steps:.1f} steps off (root mean square; {allowed:g} allowed)"
                 )
 
+    def _run(self, graph: str, feeds: Arrays) -> NDArray[Any]:
+        found = list(self.backend.run(graph, feeds).values())
+        if [array.shape for array in found] != [self._shapes[graph]]:
+            raise BackendError(f"{self.backend.accelerator} answers with something else than {graph} gives")
+        return found[0]
+
     def final_residuals(self, call: Sequences) -> Floats:
         """[B, N, d] of a call, see packing."""
         batch, width = len(call.delta), call.rows.shape[1]
         found = np.empty((batch, width, call.residual.shape[2]), np.float32)
         for chunk in chunks(call, self.graphs.shape):
-            [states] = self.backend.run(LAYERS, chunk.feeds).values()
+            states = self._run(LAYERS, chunk.feeds)
             for index, start in zip(chunk.sequences, chunk.starts, strict=True):
                 rows = call.rows[index if len(call.rows) > 1 else 0]
                 found[index] = states[0, start + rows]
@@ -187,7 +194,7 @@ class NpuModel:
             part = states[start : start + reads]
             padded = np.repeat(part[:1], reads, axis=0)
             padded[: len(part)] = part
-            [found] = self.backend.run(READ_OUT, {"final_residual": padded[None]}).values()
+            found = self._run(READ_OUT, {"final_residual": padded[None]})
             parts.append(found[0, : len(part)])
         return np.concatenate(parts)
 
