@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -61,7 +62,7 @@ def unpack_wheels(wheels: list[Path], target: Path) -> None:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(target)
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             wheel.unlink()
             raise DownloadError(f"{wheel.name} arrived damaged; retry") from error
 

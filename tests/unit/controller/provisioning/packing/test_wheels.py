@@ -67,3 +67,15 @@ def test_a_damaged_wheel_is_downloaded_the_next_time(tmp_path: Path, asked: list
         unpack_wheels(there, tmp_path / "packages")
     fetch(tmp_path / "w", WANTED)
     assert asked[-1] == ["grpcio-health-checking==1.85.1"]
+
+
+def test_a_wheel_with_a_damaged_byte_is_said_to_be_damaged_and_goes(tmp_path: Path) -> None:
+    wheel = tmp_path / "x-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.py", b"hello " * 1000)
+    content = bytearray(wheel.read_bytes())
+    content[content.index(b"a.py") + len("a.py")] ^= 0xFF  # the first byte of what is packed
+    wheel.write_bytes(content)
+    with pytest.raises(DownloadError, match="damaged"):
+        unpack_wheels([wheel], tmp_path / "target")
+    assert not wheel.exists()
