@@ -99,8 +99,8 @@ def public_address(
 
 
 def identifier(prefix: str) -> str:
-    """A new id, e.g. ``job-5f3a9c1e``."""
-    return f"{prefix}-{secrets.token_hex(4)}"
+    """A new id, e.g. ``job-5f3a9c1e``: short where people type it, long where a farm makes very many."""
+    return f"{prefix}-{secrets.token_hex(4 if prefix == 'job' else 8)}"
 
 
 def serve(
