@@ -189,15 +189,18 @@ class Farm:
         """How many events were applied, and why the next one does not fit."""
         commands: list[Command] = []
         applied: list[Record] = []
+        told: list[Event] = []  # with their results, which the records have left out
         misfit: Bug | None = None
         for event in events:
             try:
-                ready = record(self._with_passport(event))  # first: what cannot be stored must not be stepped
+                complete = self._with_passport(event)
+                ready = record(complete)  # first: what cannot be stored must not be stepped
                 self.state, more = step(self.state, ready.event)
             except Bug as error:
                 misfit = error
                 break
             applied.append(ready)
+            told.append(complete)
             commands += more
             if self._paranoid:
                 check(self.state)
@@ -205,8 +208,8 @@ class Farm:
         self._news.set()
         if applied:
             await asyncio.wrap_future(self._store.append_records(applied))
-        for ready in applied:
-            self._note(ready.event)
+        for complete in told:
+            self._note(complete)
         for command in commands:
             if connection := self._connection(command.device_id):
                 connection.commands.put_nowait(command)

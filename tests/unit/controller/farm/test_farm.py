@@ -478,6 +478,22 @@ async def test_who_looks_on_is_told_of_every_stored_event_and_stops_nothing(path
         assert added in seen
 
 
+async def test_who_looks_on_sees_results_whole(path: Path) -> None:
+    """The log keeps a result apart from its event; a watcher has nothing but the event."""
+    host = ScriptedHost()
+    seen: list[object] = []
+    async with running(path, host) as farm:
+        farm.watchers.append(seen.append)
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        _, attempt_id, token, _ = await host.dispatched.get()
+        host.queue.put_nowait([finished(attempt_id, token, "a")])
+        await host.acknowledged.get()
+    (told,) = (event for event in seen if isinstance(event, AttemptFinished))
+    assert told.result is not None
+    assert told.result["result"] == RESULT["result"]
+
+
 async def test_a_phone_whose_host_is_away_is_refused_in_words(path: Path) -> None:
     hub = ScriptedHost()
     async with running(path, ScriptedHost()) as farm:
