@@ -119,7 +119,8 @@ def _next_check_at(device: Device) -> float:
 
 def _may_be_checked(device: Device) -> bool:
     return (
-        device.connected
+        device.quarantine is not None  # first: nearly no phone is in quarantine, and all are asked each time
+        and device.connected
         and _next_check_at(device) < math.inf
         and device.health_check is None
         and device.attempt_id is None

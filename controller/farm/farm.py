@@ -253,14 +253,31 @@ class Farm:
         }
         return replace(event, result=result)
 
-    async def _recorded(self, event: Event, pieces: Mapping[str, Sequence[bytes]]) -> Event:
-        """A result with what its raw samples tell, which are on disk before it is."""
+    async def _recorded(self, events: list[Event], pieces: Mapping[str, Sequence[bytes]]) -> list[Event]:
+        """The events, results with what their raw samples tell, which are on disk before they are."""
+        measured = {at: found for at, event in enumerate(events) if (found := self._measured(event))}
+        with_samples = {at: found for at, found in measured.items() if pieces[found.attempt_id]}
+        record = self._telemetry_files.record
+        written = await asyncio.gather(
+            *(asyncio.to_thread(record, pieces[one.attempt_id], one) for one in with_samples.values())
+        )
+        told = {at: record((), one) for at, one in measured.items() if at not in with_samples}
+        told |= dict(zip(with_samples, written, strict=True))
+        return [
+            replace(event, result={**event.result, "recorded": told[at]})
+            if at in told and isinstance(event, AttemptFinished) and event.result is not None
+            else event
+            for at, event in enumerate(events)
+        ]
+
+    def _measured(self, event: Event) -> Measured | None:
+        """How the figures of a result came about; None of other events, and of results that are stored."""
         if not isinstance(event, AttemptFinished) or event.result is None:
-            return event
+            return None
         attempt = self.state.attempts.get(event.attempt_id)
-        if attempt is None or not attempt.live:  # stored before, and with it the file
-            return event
-        measured = Measured(
+        if attempt is None or not attempt.live:
+            return None
+        return Measured(
             attempt_id=event.attempt_id,
             job_id=attempt.job_id,
             device_id=event.device_id,
@@ -270,9 +287,6 @@ class Farm:
             telemetry=event.result["result"].get("telemetry") or {},
             sensors=event.result["sensors"],
         )
-        record, sent = self._telemetry_files.record, pieces[event.attempt_id]
-        recorded = await asyncio.to_thread(record, sent, measured) if sent else record(sent, measured)
-        return replace(event, result={**event.result, "recorded": recorded})
 
     def _note(self, event: Event) -> None:
         for watcher in self.watchers:
@@ -427,8 +441,7 @@ class Farm:
                         pieces[report.attempt_id] = self._telemetry_files.pop(
                             report.device_id, report.attempt_id
                         )
-        if pieces:
-            durable = list(await asyncio.gather(*(self._recorded(event, pieces) for event in durable)))
+        durable = await self._recorded(durable, pieces)
         while durable:
             applied, misfit = await self._apply(durable)
             if misfit is not None:  # what a phone says must never stop the farm or other reports

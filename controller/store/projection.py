@@ -73,10 +73,16 @@ def _documents(event: Event) -> list[tuple[str, tuple[str, str]]]:
             return []
 
 
+# A value that holds itself ends in a RecursionError, which is told like other values that are not JSON.
+_encode: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
+
+
 def _json(value: Mapping[str, Any] | None) -> str:
     if value is None:
         raise ValueError("its payload or result is missing")
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _encode(value)
     text.encode()  # a lone surrogate would be refused by SQLite only in the middle of a transaction
     return text
 

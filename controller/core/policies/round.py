@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from mobifarm.controller.core.gates import closed_gates
@@ -47,8 +47,8 @@ class Matches:
         return accepted
 
     def begin_round(self) -> None:
-        """Forget selectors that nobody asked for in the last round."""
-        if len(self._known) > len(self._asked):
+        """Forget selectors that were not asked for in the last round in which any was."""
+        if self._asked and len(self._known) > len(self._asked):
             self._known = {
                 signature: known for signature, known in self._known.items() if signature in self._asked
             }
@@ -58,12 +58,17 @@ class Matches:
 class Lane:
     """The phones that may start trials of one method for jobs with the same wishes, best first."""
 
-    def __init__(self, free: list[Device], able: list[Device], taken: set[str]) -> None:
+    def __init__(self, free: list[Device], able: Callable[[], list[Device]], taken: set[str]) -> None:
         self._free = free
+        self._able = able
         self._first = 0
         self._taken = taken
-        self.able = {device.device_id: device for device in able}  # usable now or later, gates aside
         self.members = {device.device_id for device in free}
+
+    @cached_property
+    def able(self) -> dict[str, Device]:
+        """The phones that are usable now or later, gates aside; found when first asked for."""
+        return {device.device_id: device for device in self._able()}
 
     def free(self) -> Iterator[Device]:
         """The phones that are free still, best first."""
@@ -98,12 +103,8 @@ class Round:
         ordered = sorted((device for device in state.devices.values() if device.free), key=rank)
         self.free = {device.device_id: device for device in ordered}
         self.waiting = list(state.waiting.values())
-        self._usable = [device for device in state.devices.values() if device.usable]
         self._taken: set[str] = set()
         self._lanes: dict[tuple[int, str], Lane] = {}
-        self._working = Counter(
-            lease.job_id for lease in state.leases.values() if lease.execution != COMPUTER
-        )
 
     def pairs(self, job: Job) -> Iterator[Assignment]:
         """Pairs for the job's startable trials, in the order of the job; each is taken when it is yielded."""
@@ -140,19 +141,27 @@ class Round:
         key = (job.lane, method)
         lane = self._lanes.get(key)
         if lane is None:
-            able = [
-                device
-                for device in self._matches.among(job.selector, self._usable)
-                if device.supports(method)
-            ]
-            among = {device.device_id for device in able}
+            able = partial(self._able, job.selector, method)
             free = [
                 device
-                for device_id, device in self.free.items()
-                if device_id in among and not closed_gates(job.gates, device, self._now)
+                for device in able(self.free.values())
+                if not closed_gates(job.gates, device, self._now)
             ]
-            lane = self._lanes[key] = Lane(free, able, self._taken)
+            lane = self._lanes[key] = Lane(free, lambda: able(self._usable), self._taken)
         return lane
+
+    def _able(self, selector: DeviceSelector, method: str, devices: Iterable[Device]) -> list[Device]:
+        return [device for device in self._matches.among(selector, devices) if device.supports(method)]
+
+    @cached_property
+    def _usable(self) -> list[Device]:
+        return [device for device in self._state.devices.values() if device.usable]
+
+    @cached_property
+    def _working(self) -> Counter[str]:
+        """How many phones work for each job."""
+        leases = self._state.leases.values()
+        return Counter(lease.job_id for lease in leases if lease.execution != COMPUTER)
 
     def _chooser(self, job: Job) -> Callable[[Trial, Lane, bool], Device | None]:
         """Which phone a trial gets. The last argument: whether phones may be taken, or only the computer."""
