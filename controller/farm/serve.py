@@ -29,6 +29,7 @@ from mobifarm.controller.api.access import Role, TokenFile, authenticator
 from mobifarm.controller.api.app import create_app
 from mobifarm.controller.api.services import Services
 from mobifarm.controller.api.sessions import Sessions
+from mobifarm.controller.collection import collect_rarely
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.policies import policy_named
 from mobifarm.controller.core.state import HostState
@@ -213,6 +214,7 @@ def serve(
         def ready() -> None:
             announce(url, sessions.make_key(f"Bearer {token}", Role.OPERATOR))
 
+        collect_rarely()
         asyncio.run(_run(farm, host, requests, servers, devices, ready, beside))
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mobifarm.controller.collection import collect_rarely
 from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import FarmError, HostError
 from mobifarm.controller.host.edits import EditsRequest
@@ -28,6 +29,7 @@ class HostActor:
         """``configuration`` None: that of `mobifarm join`, which started Ray on this machine."""
         self._configuration = configuration or HostConfiguration.from_environment()
         self._phones: PhoneHost | None = None
+        collect_rarely()
         self._session = secrets.token_hex(8)
 
     def _host(self) -> PhoneHost:

@@ -36,6 +36,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from mobifarm.controller.collection import collect_rarely
 from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.events import DeviceAdded, DeviceState, JobSubmitted, TrialPlan
 from mobifarm.controller.core.policies.fifo import FifoPolicy
@@ -290,6 +291,7 @@ async def _measure(
         clock=time.time,
         identifier=lambda prefix: f"{prefix}-{next(numbers):08x}",
     )
+    collect_rarely()
     running = asyncio.create_task(farm.run())
     await farm.started.wait()
     addresses = list(agents) or [INSIDE]
