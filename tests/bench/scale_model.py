@@ -135,7 +135,10 @@ def _parts(shape: Mapping[str, Any]) -> Iterator[dict[str, tuple[int, ...]]]:
             "post_attention_layernorm.weight": (hidden,),
         }
         if shape["model_type"] == "qwen2":
-            sizes |= {f"self_attn.{part}_proj.bias": (size,) for part, size in zip("qkv", (queries, keys, keys))}
+            sizes |= {
+                f"self_attn.{part}_proj.bias": (size,)
+                for part, size in zip("qkv", (queries, keys, keys), strict=True)
+            }
         yield {f"model.layers.{layer}.{name}": size for name, size in sizes.items()}
     yield {"model.norm.weight": (hidden,)}
 
@@ -166,7 +169,7 @@ def _grown_tokenizer(tokenizer_json: str, shape: Mapping[str, Any]) -> tuple[str
     free = iter(sorted(set(range(shape["vocab_size"])) - used))
     plain = [token for token in vocabulary if not any(letter.isdigit() for letter in token)]
     pairs = ((digit, token) for digit in "0123456789" for token in plain if digit + token not in vocabulary)
-    for place, (digit, token) in zip(free, pairs):
+    for place, (digit, token) in zip(free, pairs, strict=False):
         vocabulary[digit + token] = place
         merges.append([digit, token])
     tokenizer = Tokenizer.from_str(json.dumps(raw))
