@@ -3,9 +3,10 @@
 python tests/bench/scale.py [--shape NAME] [--layers N] [--json FILE]
 
 Nothing is downloaded. For each shape it writes a model folder with random weights, builds the bundle, adds a
-preparation of random numbers, and makes the first steps of one edit. Sizes, memory and token_layers of these
-steps are measured here; token_layers of a whole edit and seconds on a neural processor are estimated. It
-needs some 10 GB of disk and, for the builder, 3 GB of memory. An interrupted run goes on where it was.
+preparation of random numbers, and lets an agent make the first steps of one edit. Sizes, memory and
+token_layers of these steps are measured here; token_layers of a whole edit and seconds on a neural processor
+are estimated. It needs some 10 GB of disk and, for the builder, 3 GB of memory. An interrupted run goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,10 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scale_agent import edit_on_agent, most_memory
 from scale_plan import RATES, Plan, layer_weights, plan_edit, seconds
 
 from mobifarm.agent.errors import AgentError
-from mobifarm.agent.memory import parse_kibibytes, peak_rss_bytes
 from mobifarm.workloads.errors import WorkloadInputError
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,8 @@ GIB, MIB = 2**30, 2**20
 
 def main() -> None:
     arguments = _arguments()
-    if arguments.worker:
-        print(json.dumps(_WORKERS[arguments.worker](arguments)))
+    if arguments.build:
+        print(json.dumps(_build(arguments.build)))
         return
     documents = []
     for name in arguments.shape:
@@ -66,8 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--evaluations", type=int, default=EVALUATIONS, help="assumed for a whole edit")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
-    parser.add_argument("--worker", choices=("build", "edit"), help=argparse.SUPPRESS)
-    parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.shape = arguments.shape or list(known[:2])
     return arguments
@@ -86,9 +85,9 @@ def _measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     document = {
         "name": name,
         "model": _stage(place, "model", lambda: _write_model(place / name, shape, arguments)),
-        "build": _stage(place, "build", lambda: _worker("build", arguments, place / name)),
+        "build": _stage(place, "build", lambda: _build_apart(place / name)),
         "preparation": _stage(place, "preparation", lambda: _add_random_preparation(bundle)),
-        "edit": _stage(place, "edit", lambda: _worker("edit", arguments, bundle)),
+        "edit": _stage(place, "edit", lambda: _edit(bundle, arguments)),
         "plan": _plan(bundle, arguments),
     }
     if not arguments.keep:
@@ -130,32 +129,19 @@ def _write_model(folder: Path, shape: Mapping[str, Any], arguments: argparse.Nam
     return {"parameters": parameters, "size_bytes": sum(path.stat().st_size for path in folder.iterdir())}
 
 
-def _worker(kind: str, arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
-    """What a worker in a process of its own found, and the most memory of either kind that it had."""
-    command = [sys.executable, __file__, "--worker", kind, "--place", str(place)]
-    for name in ("records", "record", "steps", "threads"):
-        command += [f"--{name}", str(getattr(arguments, name))]
-    most = {"RssAnon": 0, "RssFile": 0}
+def _build_apart(folder: Path) -> dict[str, Any]:
+    """What the builder found in a process of its own, and the most memory that it had."""
+    command = [sys.executable, __file__, "--build", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            while process.poll() is None:
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                most = {name: max(parse_kibibytes(status, name) or 0, size) for name, size in most.items()}
-                time.sleep(0.02)  # a sampling interval: nothing is waited for
-            assert process.stdout is not None
+        assert process.stdout is not None
+        with most_memory(process.pid) as most:
             output = process.stdout.read()
-        finally:
-            process.kill()
     if process.returncode:
         sys.exit(process.returncode)  # it said why
-    return {
-        **json.loads(output),
-        "most_anonymous_bytes": most["RssAnon"],
-        "most_file_bytes": most["RssFile"],
-    }
+    return {**json.loads(output), **most}
 
 
-def _build(arguments: argparse.Namespace) -> dict[str, Any]:
+def _build(folder: Path) -> dict[str, Any]:
     from mobifarm.workloads.models.build import Progress, build_bundle
     from mobifarm.workloads.models.sources import HuggingFaceFolder
 
@@ -168,7 +154,6 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
                 f"\r{done} of {total} layers", end="" if done < total else "\n", file=sys.stderr, flush=True
             )
 
-    folder = arguments.place
     result = build_bundle(HuggingFaceFolder(folder), folder.parent / "bundles", force=True, progress=Shown())
     graphs = {path.name: path.stat().st_size for path in sorted(result.path.glob("*.onnx"))}
     return {
@@ -177,8 +162,7 @@ def _build(arguments: argparse.Namespace) -> dict[str, Any]:
         "tokenizer_bytes": (result.path / "tokenizer.json").stat().st_size,
         "graphs_bytes": graphs,
         "edit_layer": result.edit_layer,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "processor_s": _processor_s(),
+        "processor_s": time.process_time(),
     }
 
 
@@ -221,44 +205,12 @@ def _add_random_preparation(bundle: Path) -> dict[str, Any]:
     }
 
 
-def _edit(arguments: argparse.Namespace) -> dict[str, Any]:
-    from mobifarm.agent.editor import edit
-    from mobifarm.agent.editor.bundle import Bundle
+def _edit(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from mobifarm.workloads.datasets import read_records
 
     record = read_records(arguments.records)[arguments.record]
-    started_s = time.monotonic()
-    bundle = Bundle.open(arguments.place, threads=arguments.threads)
-    opened_s, opened_bytes = time.monotonic() - started_s, peak_rss_bytes()
-    outcome = edit(
-        bundle,
-        record,
-        method="forward",
-        settings={"step_limit": arguments.steps, "contexts": CONTEXTS},
-        seed=0,
-        report=lambda progress: print(f"\r{progress.phase.value} {progress.step} ", end="", file=sys.stderr),
-        cancelled=lambda: False,
-        clock=time.monotonic,
-    )
-    print(file=sys.stderr)
-    return {
-        "record": record.record_id,
-        "scored_prompts": len(outcome.scores),
-        "threads": arguments.threads,
-        **dataclasses.asdict(outcome.cost),
-        "open_s": opened_s,
-        "peak_rss_open_bytes": opened_bytes,
-        "peak_rss_bytes": peak_rss_bytes(),
-        "processor_s": _processor_s(),
-    }
-
-
-def _processor_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-_WORKERS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"build": _build, "edit": _edit}
+    settings = {"step_limit": arguments.steps, "contexts": CONTEXTS}
+    return edit_on_agent(bundle, record, settings, arguments.threads)
 
 
 def _plan(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -312,15 +264,14 @@ def _print(document: dict[str, Any]) -> None:
         ("preparation", f"{sum(prepared['tensors_bytes'].values()) / MIB:.0f} MiB (random numbers)"),
         ("builder: peak RSS", f"{build['peak_rss_bytes'] / GIB:.2f} GiB, {build['wall_s']:.0f} s"),
         ("  most anonymous", f"{build['most_anonymous_bytes'] / GIB:.2f} GiB"),
-        ("editor: peak RSS", f"{edit['peak_rss_bytes'] / MIB:.0f} MiB, {edit['threads']} threads"),
-        ("  until opened", f"{edit['peak_rss_open_bytes'] / MIB:.0f} MiB"),
+        ("agent: peak RSS", f"{edit['peak_rss_bytes'] / MIB:.0f} MiB, {edit['threads']} threads"),
         ("  most anonymous", f"{edit['most_anonymous_bytes'] / MIB:.0f} MiB"),
         ("  most of mapped files", f"{edit['most_file_bytes'] / MIB:.0f} MiB"),
         ("edit of so many steps", f"{edit['steps']} ({edit['loss_evaluations']} loss evaluations)"),
         ("  token_layers", f"{edit['token_layers']:,}"),
         (
             "  seconds",
-            f"{edit['edit_s']:.0f} (scores {edit['evaluation_s']:.0f}, opening {edit['open_s']:.0f})",
+            f"{edit['edit_s']:.0f} (scores {edit['evaluation_s']:.0f}, loading {edit['load_s']:.0f})",
         ),
     )
     print(f"\n{document['name']}, measured here")
