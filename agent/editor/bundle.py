@@ -316,9 +316,10 @@ class Bundle:
     def base_hash(self) -> str:
         """sha256 over what an edit could change: the edited ``down_proj`` as it is mapped, and all outputs of
         both graphs for fixed tokens without an edit, bit by bit. Equal before and after an undone edit."""
-        digest = hashlib.sha256(np.ascontiguousarray(self._edited_down_proj).tobytes())
-        for array in self._probe():
-            digest.update(np.ascontiguousarray(array).tobytes())
+        digest = hashlib.sha256()
+        for array in (self._edited_down_proj, *self._probe()):
+            # Of a large model each of these is some 100 MB: no copies.
+            digest.update(np.ascontiguousarray(array).data.cast("B"))
         return digest.hexdigest()
 
     def _probe(self) -> list[NDArray[Any]]:

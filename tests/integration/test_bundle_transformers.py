@@ -17,6 +17,7 @@ from mobifarm.workloads.models.sources import (
     SMOLLM2_NAME,
     HuggingFaceFolder,
     SmolLM2,
+    TinyRandom,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch and transformers themselves
@@ -78,6 +79,28 @@ def test_a_folder_without_weights_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(WorkloadInputError, match="cannot be read as a model") as caught:
         build_bundle(HuggingFaceFolder(tmp_path / "m"), tmp_path / "b")
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    """transformers would fill it with random numbers."""
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "m"
+    config = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2, vocab_size=256
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(TinyRandom().load(lambda words: None).tokenizer_json)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert build_bundle(HuggingFaceFolder(folder), tmp_path / "b").built
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        WorkloadInputError, match=r"m lacks 1 of the model's tensors, such as lm_head\.weight"
+    ):
+        build_bundle(HuggingFaceFolder(folder), tmp_path / "b")
 
 
 @pytest.fixture(scope="module")

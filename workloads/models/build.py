@@ -41,6 +41,7 @@ _CODE = (
     "checkpoint.py",
     "gguf_file.py",
     "hugging_face.py",
+    "safetensors_files.py",
     "tiny.py",
 )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mobifarm.agent.editor.manifest import Architecture
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.checkpoint import Checkpoint, Rotary
+from mobifarm.workloads.models.safetensors_files import SafetensorsFiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,12 +54,15 @@ def load_folder(folder: Path, status: Callable[[str], None], *, max_positions: i
         WorkloadInputError: libraries are missing, the files cannot be read, or the graphs cannot express it.
     """
     _check_config(folder)
-    return _checkpoint_of(*_read_model(folder, status), max_positions)
+    model, tokenizer = _read_form(folder, status)
+    status("reading the weights")
+    return _checkpoint_of(model, tokenizer, folder, max_positions)
 
 
-def _read_model(folder: Path, status: Callable[[str], None]) -> tuple[Any, Any]:
+def _read_form(folder: Path, status: Callable[[str], None]) -> tuple[Any, Any]:
+    """The transformers model without any weights, and the tokenizer."""
     try:
-        import torch  # noqa: F401  (transformers without torch fails late and in riddles)
+        import torch  # transformers without torch fails late and in riddles
         import transformers
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
@@ -72,33 +74,39 @@ def _read_model(folder: Path, status: Callable[[str], None]) -> tuple[Any, Any]:
     try:
         status("reading the tokenizer")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        status("reading the weights")
-        # Its own progress bars would break ours; errors still arrive as exceptions.
-        with contextlib.redirect_stderr(io.StringIO()):
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype="auto", local_files_only=True, use_safetensors=True
-            )
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WorkloadInputError(f"{folder.name} cannot be read as a model ({reason})") from error
     return model, tokenizer
 
 
-def _checkpoint_of(model: Any, tokenizer: Any, max_positions: int) -> Checkpoint:
-    """What a bundle needs of a transformers model and its tokenizer; tensors are converted one by one."""
+def _checkpoint_of(model: Any, tokenizer: Any, folder: Path, max_positions: int) -> Checkpoint:
+    """What a bundle needs of a model; its weights are read when they are asked for, one at a time."""
     import torch
     import transformers
 
-    state = model.state_dict()
     architecture = _architecture(model.config, max_positions)
     offset = FAMILIES[architecture.family].norm_offset
+    tensors = SafetensorsFiles(folder)
+    names = model.state_dict().keys() - ({"lm_head.weight"} if architecture.tied else set())
+    missing = sorted(name for name in names if name not in tensors)
+    if missing:
+        raise WorkloadInputError(
+            f"{folder.name} lacks {len(missing)} of the model's tensors, such as {missing[0]}: "
+            "get the whole folder again"
+        )
 
     def weight(name: str) -> NDArray[np.float32]:
-        array: NDArray[np.float32] = state[name].to(torch.float32).numpy()
+        array = tensors.read(name)
         return array + offset if offset and name.endswith("norm.weight") else array
 
+    # Computed from the configuration, outside of what has no weights.
+    found = type(model.model.rotary_emb)(model.config)
+
     def rotary(kind: str) -> Rotary:
-        found = model.model.rotary_emb
         # Families whose local layers turn at other speeds keep a table for either kind.
         prefix = f"{kind}_" if hasattr(found, f"{kind}_inv_freq") else ""
         frequencies = getattr(found, f"{prefix}inv_freq").to(torch.float32).numpy()
@@ -111,7 +119,7 @@ def _checkpoint_of(model: Any, tokenizer: Any, max_positions: int) -> Checkpoint
     return Checkpoint(
         architecture=architecture,
         weight=weight,
-        has=state.__contains__,
+        has=names.__contains__,
         rotary=rotary(_FULL),
         local_rotary=rotary(_LOCAL) if architecture.local_layers else None,
         tokenizer_json=backend.to_str(),

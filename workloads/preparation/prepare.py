@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mobifarm.agent.editor import EditRecord
 from mobifarm.agent.editor.bundle_files import read_manifest
-from mobifarm.agent.editor.manifest import MANIFEST_NAME, PREPARATION, Manifest, StoredTensor, manifest_hash
+from mobifarm.agent.editor.manifest import MANIFEST_NAME, PREPARATION, Manifest, manifest_hash
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import InputError
 from mobifarm.workloads.datasets import read_records, without_subjects_of
@@ -299,34 +299,49 @@ def _write(
     folder = Path(tempfile.mkdtemp(dir=directory, prefix=f".{base.name}-"))
     try:
         built = build_bundle(source, folder, edit_layer=learned.layer, progress=progress)
-        manifest, _ = read_manifest(built.path)
-        tensors: dict[str, StoredTensor] = {}
-        with WeightsFile(built.path / PREPARED_FILE) as file:
-            for name, array in learned.tensors.items():
-                tensors[name] = file.add(array)
-        manifest = dataclasses.replace(
-            manifest,
-            files={**manifest.files, PREPARED_FILE: describe_file(built.path / PREPARED_FILE)},
-            # The prepared bundle stands for the plain one: `models build` must not undo it.
-            build_inputs=base.build_inputs,
-            extras={
-                **base.extras,
-                PREPARATION: {
-                    "inputs": inputs,
-                    "tensors": {name: dataclasses.asdict(tensor) for name, tensor in tensors.items()},
-                    **learned.report,
-                },
-            },
-        )
-        raw = manifest.to_bytes()
-        (built.path / MANIFEST_NAME).write_bytes(raw)
+        # The prepared bundle stands for the plain one: `models build` must not undo it.
+        entry = {**base.extras, PREPARATION: {"inputs": inputs, **learned.report}}
+        manifest = add_preparation(built.path, learned.tensors, extras=entry, build_inputs=base.build_inputs)
         with lock_bundle(directory / f".{base.name}.lock", progress):
             move_into_place(built.path, directory / base.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return BuildResult(
-        directory / base.name, base.name, manifest_hash(raw), manifest.size_bytes, manifest.edit_layer, True
+        directory / base.name,
+        base.name,
+        manifest_hash(manifest.to_bytes()),
+        manifest.size_bytes,
+        manifest.edit_layer,
+        True,
     )
+
+
+def add_preparation(
+    bundle: Path,
+    tensors: Mapping[str, NDArray[Any]],
+    *,
+    extras: Mapping[str, Any],
+    build_inputs: str,
+) -> Manifest:
+    """Put what was learned into the bundle in this folder.
+
+    Args:
+        bundle: the folder; its manifest is written anew.
+        tensors: those of manifest.PREPARED_TENSORS, see prepared.Prepared.
+        extras: of the manifest; the entry of the preparation gets the places of the tensors.
+        build_inputs: of the manifest.
+    """
+    manifest, _ = read_manifest(bundle)
+    with WeightsFile(bundle / PREPARED_FILE) as file:
+        stored = {name: dataclasses.asdict(file.add(array)) for name, array in tensors.items()}
+    manifest = dataclasses.replace(
+        manifest,
+        files={**manifest.files, PREPARED_FILE: describe_file(bundle / PREPARED_FILE)},
+        build_inputs=build_inputs,
+        extras={**extras, PREPARATION: {**extras[PREPARATION], "tensors": stored}},
+    )
+    (bundle / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    return manifest
 
 
 def _candidates(manifest: Manifest, settings: PreparationSettings) -> list[int]:
