@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -29,6 +31,8 @@ from mobifarm.agent.backends.worker import SocketLink, SpawnedLink, WorkerBacken
 
 DEADLINE_S = 120.0
 CHIP = "SM8650"
+ROOT = Path(__file__).parents[2]
+HTP_WORKER = ROOT / "agent" / "htp_worker"
 
 
 def model_of(operator: str, shape: tuple[int, ...], outputs: tuple[int, ...], inputs: int = 2) -> bytes:
@@ -192,36 +196,55 @@ def understood(sent: bytes) -> bool:
         return True
 
 
+BYTES = {"float32": 4, "int32": 4, "int64": 8, "uint8": 1}
 SIZES = st.one_of(st.integers(-1, 4), st.sampled_from([2**31, 2**62, 2**63, 2**64, 2**70, -(2**63)]))
-ENTRIES = st.tuples(
-    st.text(max_size=3),
-    st.sampled_from(["float32", "int32", "int64", "uint8", "object", "float16", "|u1"]),
-    st.one_of(st.lists(SIZES, max_size=4), st.just([1] * 65), st.just([0, 2**31])),
+NAMES = st.text(max_size=3)
+GOOD = st.lists(
+    st.tuples(NAMES, st.sampled_from(sorted(BYTES)), st.lists(st.integers(0, 3), max_size=3)), max_size=3
 )
-HEADERS = st.one_of(
-    st.lists(ENTRIES, max_size=3).map(lambda entries: json.dumps({"arrays": entries}).encode()),
-    st.lists(st.tuples(st.text(max_size=3), st.just("uint8"), st.just([2])), max_size=3).map(
-        lambda entries: json.dumps({"arrays": entries}).encode()
+BAD = st.lists(
+    st.tuples(
+        NAMES,
+        st.sampled_from([*BYTES, "object", "float16", "|u1"]),
+        st.one_of(st.lists(SIZES, max_size=4), st.sampled_from([[1] * 64, [1] * 65, [0, 2**31]])),
     ),
-    st.sampled_from(
-        [
-            b"",
-            b"{}",
-            b"[]",
-            b"\xff\xff{}",
-            b'{"arrays": []} x',
-            b'{"arrays": [["x"]]}',
-            b'{"arrays": [["x", "float32", [Infinity]]]}',
-            b'{"arrays": ' + b"[" * 100_000,
-        ]
-    ),
+    min_size=1,
+    max_size=3,
+)
+HEADERS = st.sampled_from(
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff\xff{}",
+        b'{"arrays": []} x',
+        b'{"arrays": [["x"]]}',
+        b'{"arrays": [["x", "float32", [Infinity]]]}',
+        b'{"arrays": ' + b"[" * 100_000,
+    ]
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(header=HEADERS, body=st.sampled_from([0, 1, 2, 4, 8, 16]), missing=st.integers(0, 1))
-def test_nonsense_is_answered_by_hanging_up(running: Running, header: bytes, body: int, missing: int) -> None:
-    sent = (struct.pack("<IQ", len(header), body) + header + bytes(body))[: None if not missing else -1]
+def headed(header: bytes, length: int) -> bytes:
+    return struct.pack("<IQ", len(header), length) + header + bytes(length)
+
+
+def described(arrays: list[tuple[str, str, list[int]]], more: int) -> bytes:
+    length = sum(BYTES.get(kind, 1) * math.prod(shape) for _, kind, shape in arrays) + more
+    return headed(json.dumps({"arrays": arrays}).encode(), length if 0 <= length < 1 << 16 else 0)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sent=st.one_of(
+        st.builds(described, GOOD, st.just(0)),
+        st.builds(described, GOOD, st.sampled_from([-1, 1, 8])),
+        st.builds(described, GOOD, st.just(0)).map(lambda sent: sent[:-1]),
+        st.builds(described, BAD, st.just(0)),
+        st.builds(headed, HEADERS, st.just(0)),
+    )
+)
+def test_what_is_no_message_is_answered_by_hanging_up(running: Running, sent: bytes) -> None:
     assert answered(running, sent) is understood(sent)
 
 
@@ -279,17 +302,24 @@ def test_a_wrong_start_is_told_in_a_sentence(
 
 
 def test_the_chips_are_the_same_in_both() -> None:
-    table = (Path(__file__).parents[2] / "agent/htp_worker/src/snapdragon.h").read_text()
+    table = (HTP_WORKER / "src" / "snapdragon.h").read_text()
     found = {model: int(number) for model, number in re.findall(r'\{"(\w+)", (\d+)\}', table)}
     assert found == {chip.model: chip.soc_id for chip in CHIPS.values()}
 
 
-def test_an_abstract_socket_is_found_where_no_other_can_be(cpp_worker: list[str], tmp_path: Path) -> None:
-    place = tmp_path / WORKER_SOCKET
+def test_as_on_a_phone_it_is_found_at_an_abstract_socket(
+    cpp_worker: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The folder that scripts/build_android_worker.sh makes.
+    gathered = tmp_path / "gathered"
+    gathered.mkdir()
+    shutil.copy(HTP_WORKER / "start.sh", gathered)
+    (gathered / "mobifarm-htp-worker").symlink_to(cpp_worker[-1])
+    home = tmp_path / "mobifarm"
+    monkeypatch.setenv("MOBIFARM_HOME", str(home))
+    place = home / WORKER_SOCKET
     assert not SocketLink(place).listens()
-    with subprocess.Popen(
-        [*cpp_worker, "--soc", "cpu", "--socket", f"@{place}"], stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(["sh", gathered / "start.sh", "--soc", "cpu"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         try:
@@ -301,7 +331,35 @@ def test_an_abstract_socket_is_found_where_no_other_can_be(cpp_worker: list[str]
         finally:
             process.kill()
     assert not SocketLink(place).listens()
-    assert not place.parent.exists()
+    assert not home.exists()
+
+
+def test_a_program_of_another_user_is_not_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / WORKER_SOCKET
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{place}")
+        listener.listen(2)
+        assert SocketLink(place).listens()
+        monkeypatch.setattr(os, "geteuid", lambda: 2000)
+        assert not SocketLink(place).listens()
+
+
+def test_without_the_ndk_the_build_says_what_to_do(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANDROID_")}
+    for more, says in (
+        ({}, "the Android NDK is missing: install release 27 or later and set ANDROID_NDK_HOME"),
+        ({"ANDROID_NDK_HOME": str(tmp_path)}, f"{tmp_path} is no Android NDK"),
+    ):
+        done = subprocess.run(
+            [ROOT / "scripts/build_android_worker.sh", tmp_path / "out"],
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        )
+        assert done.returncode == 2
+        assert says in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_graph_runs_on_the_emulated_htp_as_a_whole_or_not_at_all(
