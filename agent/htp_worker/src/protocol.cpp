@@ -105,7 +105,7 @@ const Array* Message::find(const std::string& name) const {
 void Message::add(std::string name, const ElementType& type, std::vector<std::int64_t> shape, const void* data,
                   std::size_t size) {
   arrays.push_back({std::move(name), &type, std::move(shape), body.size(), size});
-  body.append(static_cast<const char*>(data), size);
+  if (size > 0) body.append(static_cast<const char*>(data), size);
 }
 
 Message receive(int connection) {

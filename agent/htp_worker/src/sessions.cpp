@@ -89,7 +89,10 @@ Message Sessions::run(const std::string& graph, const Message& feeds) {
       // Copied: in the body an array lies at any address.
       values.push_back(
           Ort::Value::CreateTensor(allocator, array.shape.data(), array.shape.size(), onnx_type(array.type->name)));
-      std::memcpy(values.back().GetTensorMutableRawData(), feeds.body.data() + array.start, array.size);
+      // The memory of an array without elements is nowhere.
+      if (array.size > 0) {
+        std::memcpy(values.back().GetTensorMutableRawData(), feeds.body.data() + array.start, array.size);
+      }
     }
     for (const std::string& name : output_names) wanted.push_back(name.c_str());
     const std::vector<Ort::Value> outputs = session.Run(Ort::RunOptions{nullptr}, names.data(), values.data(),
