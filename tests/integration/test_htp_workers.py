@@ -206,7 +206,7 @@ BAD = st.lists(
     st.tuples(
         NAMES,
         st.sampled_from([*BYTES, "object", "float16", "|u1"]),
-        st.one_of(st.lists(SIZES, max_size=4), st.sampled_from([[1] * 64, [1] * 65, [0, 2**31]])),
+        st.one_of(st.lists(SIZES, max_size=4), st.sampled_from([[1] * 64, [1] * 65, [0, 2**31], [0, 2**62]])),
     ),
     min_size=1,
     max_size=3,

@@ -42,18 +42,19 @@ std::string receive_bytes(int connection, std::uint64_t length, bool first) {
   return found;
 }
 
-// Bytes of an array of that type and shape; throws where no memory could hold them.
+// Bytes of an array of that type and shape; throws where no memory could hold them, were no size of it zero.
 std::size_t bytes_of(const ElementType& type, const std::vector<std::int64_t>& shape) {
   if (shape.size() > kDimensionLimit) throw ProtocolError("an array has a shape that cannot be");
-  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
-  std::uint64_t bytes = type.size;
+  std::int64_t bytes = static_cast<std::int64_t>(type.size);
   for (const std::int64_t size : shape) {
-    if (bytes > kBodyLimit / static_cast<std::uint64_t>(size)) {
-      throw ProtocolError("a message is shorter than its header says");
+    if (size == 0) continue;
+    if (bytes > std::numeric_limits<std::int64_t>::max() / size) {
+      throw ProtocolError("an array has a shape that cannot be");
     }
-    bytes *= static_cast<std::uint64_t>(size);
+    bytes *= size;
   }
-  return bytes;
+  const bool empty = std::find(shape.begin(), shape.end(), 0) != shape.end();
+  return empty ? 0 : static_cast<std::size_t>(bytes);
 }
 
 struct Described {
