@@ -222,7 +222,7 @@ def _connect(path: Path, within_s: float, alive: Any) -> socket.socket:
 
 def _dial(path: Path, within_s: float) -> socket.socket:
     try:
-        return _connected(str(path), within_s)
+        return _reach(path, within_s)
     except OSError as error:
         try:
             connection = _connected(f"\0{path.absolute()}", within_s)
@@ -234,6 +234,15 @@ def _dial(path: Path, within_s: float) -> socket.socket:
         connection.close()
         raise PermissionError("a program of another user listens at the worker's socket")
     return connection
+
+
+def _reach(path: Path, within_s: float) -> socket.socket:
+    """Connect by the folder's descriptor: an agent's folder may have a longer path than the kernel takes."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return _connected(f"/proc/self/fd/{folder}/{path.name}", within_s)
+    finally:
+        os.close(folder)
 
 
 def _connected(address: str, within_s: float) -> socket.socket:

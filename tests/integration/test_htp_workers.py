@@ -105,12 +105,11 @@ def test_a_worker_that_died_is_started_again_with_its_graphs(link: SpawnedLink) 
 
 
 def test_the_socket_is_its_users_alone_and_agents_come_one_by_one(
-    worker_command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker_command: list[str], tmp_path: Path
 ) -> None:
-    folder = tmp_path / ("deep" * 30)  # longer than the name of a socket may be: workers go by the last name
+    folder = tmp_path / ("deep" * 30)  # longer than the name of a socket may be
     folder.mkdir()
-    monkeypatch.chdir(folder)
-    place = Path("w.sock")
+    place = folder / "w.sock"
     place.write_text("left by another")
     link = SpawnedLink([*worker_command, "--soc", "cpu"], place)
     try:
