@@ -52,7 +52,7 @@ class Accelerator:
         graphs = npu_graphs(bundle.manifest)
         if graphs is None:
             self.reason = _NO_GRAPHS
-        elif not self._worker.is_socket():
+        elif self._backend is None and not self.reason and not SocketLink(self._worker).listens():
             self.reason = _NO_WORKER
         elif not self.reason:
             try:

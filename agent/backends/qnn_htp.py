@@ -43,24 +43,31 @@ class _Traced:
 class QnnHtpBackend:
     """A Backend on the HTP of ``chip``.
 
+    Args:
+        folder: for profiles; empty.
+
     Raises:
         BackendError: the plugin is not installed or finds no HTP.
     """
 
-    def __init__(self, chip: Chip) -> None:
+    def __init__(self, chip: Chip, folder: Path) -> None:
         self._chip = chip
         self._library, self._device = _plugin()
         self.accelerator = "htp_emulator" if platform.machine() in _EMULATED else "htp_hardware"
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._traced: dict[str, _Traced] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="mobifarm-htp-")
+        self._folder = folder
+        self._profiles: dict[str, Path] = {}  # by graph; a name of a graph is no name of a file
+        self._loaded = 0
 
     def load(self, graph: str, model: bytes) -> None:
         """See Backend. ``model`` is an ONNX graph or one that was compiled for the chip."""
         self._traced.pop(graph, None)
-        options = _options(self._device, self._library, self._chip, self._profile(graph))
+        self._loaded += 1
+        profile = self._folder / f"{self._loaded}.csv"
+        options = _options(self._device, self._library, self._chip, profile)
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(self._folder.name) / f"{graph}-trace")
+        options.profile_file_prefix = f"{profile}-trace"
         try:
             with _quiet_output():
                 self._sessions[graph] = onnxruntime.InferenceSession(
@@ -70,14 +77,18 @@ class QnnHtpBackend:
             raise BackendError(
                 f"the HTP of {self._chip.model} does not take the graph {graph}: {first_line(error)}"
             ) from error
+        self._profiles[graph] = profile
 
     def run(self, graph: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """See Backend."""
         found = run_session(self._sessions, graph, feeds)
         if graph not in self._traced:
             trace = Path(self._sessions[graph].end_profiling())
-            cycles = _cycles(self._profile(graph))
+            profile = self._profiles[graph]
+            cycles = _cycles(profile)
             kernels = [event for event in json.loads(trace.read_bytes()) if _provider(event)]
+            trace.unlink()
+            _discard(profile)
             elsewhere = sum(_provider(event) != _PROVIDER for event in kernels)
             total = cycles.pop("", None)
             self._traced[graph] = _Traced(len(cycles), elsewhere, total)
@@ -98,10 +109,6 @@ class QnnHtpBackend:
     def close(self) -> None:
         """See Backend."""
         self._sessions.clear()
-        self._folder.cleanup()
-
-    def _profile(self, graph: str) -> Path:
-        return Path(self._folder.name) / f"{graph}.csv"
 
 
 def compile_for(chip: Chip, model: bytes, place: Path) -> None:
@@ -196,11 +203,19 @@ def _rows(profile: Path) -> Iterator[tuple[str, str, int]]:
                 yield row["Message"], row["Event Identifier"], int(row["Time"])
 
 
+def _discard(profile: Path) -> None:
+    """The plugin writes on after every run; what was read needs no more room."""
+    for file in (profile, profile.with_name(f"{profile.stem}_qnn.log")):
+        file.unlink(missing_ok=True)
+        file.symlink_to(os.devnull)
+
+
 @contextmanager
 def opened(chip: Chip) -> Iterator[QnnHtpBackend]:
     """A backend that is closed at the end."""
-    backend = QnnHtpBackend(chip)
-    try:
-        yield backend
-    finally:
-        backend.close()
+    with tempfile.TemporaryDirectory(prefix="mobifarm-htp-") as folder:
+        backend = QnnHtpBackend(chip, Path(folder))
+        try:
+            yield backend
+        finally:
+            backend.close()

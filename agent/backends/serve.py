@@ -1,13 +1,14 @@
 """The x86 worker: ``python -m mobifarm.agent.backends.serve --socket PATH --soc SM8650``.
 
 It owns the accelerator and serves one agent at a time, see ``protocol``. On an Android phone a program in C++
-takes its place.
+takes its place: ``htp_worker`` in the agent's folder, which mirrors these modules.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -18,6 +19,8 @@ from mobifarm.agent.backends import protocol
 from mobifarm.agent.backends.interface import Backend, BackendError
 from mobifarm.agent.backends.protocol import Message
 from mobifarm.agent.backends.snapdragon import CHIPS, chip_of
+
+_ERROR_LIMIT = 500  # characters; a name of the agent's may be part of it
 
 
 def serve(listener: socket.socket, backend: Backend) -> None:
@@ -60,7 +63,7 @@ def _answer(backend: Backend, request: Message) -> Message:
             case _:
                 return Message({"error": f"the call {str(call)[:40]!r} is not understood"})
     except BackendError as error:
-        return Message({"error": str(error)})
+        return Message({"error": str(error)[:_ERROR_LIMIT]})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             from mobifarm.agent.backends.qnn_htp import QnnHtpBackend
 
-            backend = QnnHtpBackend(chip)
+            # Beside the socket, whatever kills a worker: the next one empties it.
+            profiles = options.socket.with_name(f"{options.socket.name}.profiles").absolute()
+            shutil.rmtree(profiles, ignore_errors=True)
+            profiles.mkdir(parents=True, mode=0o700)
+            backend = QnnHtpBackend(chip, profiles)
         with socket.socket(socket.AF_UNIX) as listener:
             # By its name alone: the kernel takes no long paths.
             options.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Sequence
@@ -27,7 +28,9 @@ from mobifarm.agent.backends.protocol import Message
 CALL_DEADLINE_S = 600.0
 CONNECT_DEADLINE_S = 60.0
 _STOP_DEADLINE_S = 5.0
+_PROBE_DEADLINE_S = 5.0
 _POLL_PERIOD_S = 0.05
+_CREDENTIALS = struct.Struct("3i")  # of the kernel: pid, uid, gid
 _log = logging.getLogger(__name__)
 
 
@@ -42,10 +45,17 @@ class Link(Protocol):
 
 
 class SocketLink:
-    """To a worker that somebody else starts, at the unix socket ``path``."""
+    """To a worker that somebody else starts: at the unix socket ``path``, or at the abstract one of that
+    name, as Android's policy lets no program make sockets in the folders that an agent may use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def listens(self) -> bool:
+        """Whether there is a worker."""
+        with contextlib.suppress(OSError), _dial(self._path, _PROBE_DEADLINE_S):
+            return True
+        return False
 
     def connect(self, within_s: float) -> socket.socket:
         """See Link."""
@@ -201,17 +211,49 @@ class WorkerBackend:
 def _connect(path: Path, within_s: float, alive: Any) -> socket.socket:
     deadline = time.monotonic() + within_s
     while True:
-        connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.settimeout(within_s)
-            connection.connect(str(path))
-            return connection
+            return _dial(path, within_s)
         except OSError:
-            connection.close()
             if time.monotonic() > deadline or not alive():
                 raise
         with contextlib.suppress(InterruptedError):
             time.sleep(_POLL_PERIOD_S)
+
+
+def _dial(path: Path, within_s: float) -> socket.socket:
+    try:
+        return _reach(path, within_s)
+    except OSError as error:
+        try:
+            connection = _connected(f"\0{path.absolute()}", within_s)
+        except OSError:
+            raise error from None
+    # An abstract name has no mode: any program of the phone could listen there.
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    if _CREDENTIALS.unpack(credentials)[1] != os.geteuid():
+        connection.close()
+        raise PermissionError("a program of another user listens at the worker's socket")
+    return connection
+
+
+def _reach(path: Path, within_s: float) -> socket.socket:
+    """Connect by the folder's descriptor: an agent's folder may have a longer path than the kernel takes."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return _connected(f"/proc/self/fd/{folder}/{path.name}", within_s)
+    finally:
+        os.close(folder)
+
+
+def _connected(address: str, within_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(within_s)
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _said(error: Exception) -> str:

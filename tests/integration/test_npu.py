@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,10 +132,8 @@ def qnn() -> ModuleType:
 
 
 @pytest.fixture
-def worker(home: tuple[Path, str], qnn: ModuleType) -> Iterator[SpawnedLink]:
-    place = home[0] / WORKER_SOCKET
-    command = [sys.executable, "-m", "mobifarm.agent.backends.serve", "--soc", CHIP]
-    link = SpawnedLink(command, place)
+def worker(home: tuple[Path, str], qnn: ModuleType, worker_command: list[str]) -> Iterator[SpawnedLink]:
+    link = SpawnedLink([*worker_command, "--soc", CHIP], home[0] / WORKER_SOCKET)
     with link.connect(60):  # it listens now
         pass
     yield link

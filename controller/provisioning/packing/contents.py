@@ -50,6 +50,7 @@ _UNUSED_IN_DISTRIBUTIONS: Final = re.compile(
 )
 _UNUSED_SUFFIXES: Final = frozenset({".pyi", ".pxd", ".pyx", ".h", ".c", ".a", ".lib", ".exe", ".md"})
 _AGENT_PARTS: Final = ("__init__.py", "agent", "v1")
+_WORKER_SOURCES: Final = "htp_worker/"  # in C++, built elsewhere
 
 _RUN_SCRIPT: Final = """\
 #!/bin/sh
@@ -134,5 +135,5 @@ def _agent_files() -> Iterator[tuple[str, Path]]:
         if (package / part).is_file():
             yield part, package / part
         for name, source in files_below(package / part):
-            if not name.endswith((".pyi", ".proto")):
+            if not name.endswith((".pyi", ".proto")) and not name.startswith(_WORKER_SOURCES):
                 yield f"{part}/{name}", source
