@@ -127,7 +127,7 @@ def _summary(
 
 
 def _name(device: Device) -> str:
-    """Model and serial number, with the place, which commands take, in brackets; alone where no more is known."""
+    """Model and serial number, and in brackets the place, which commands take; that alone at first."""
     if device.identity is None or device.execution == COMPUTER:
         return device.device_id
     model = device.properties.get("ro.product.model", "")[:NAME_LIMIT]
