@@ -84,6 +84,8 @@ def why(state: FarmState, policy: Policy, job_id: str, now: float) -> Why:
         for device in state.devices.values():
             if device.stage is not DeviceState.RETIRED:
                 unmet = _unmet(job, device)
+                if unmet and device.execution == COMPUTER:
+                    continue  # it is no phone, and lacks nothing that a person could mend
                 if unmet:
                     misses.append(Miss(device.device_id, _name(device), tuple(unmet)))
                 else:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from mobifarm.controller.cli.devices import _notices, _table
+from mobifarm.controller.cli.devices import _live, _notices, _table
 from mobifarm.controller.cli.farm import parse_adb_server
 from mobifarm.controller.core.views import DeviceView
 from mobifarm.controller.errors import UserError
+from mobifarm.controller.paths import farm_paths
 
 
 def view(**changes: Any) -> DeviceView:
@@ -54,6 +56,11 @@ def test_a_settling_phone_tells_how_long_it_is_left_alone() -> None:
 def test_where_phones_cannot_be_seen() -> None:
     notice = {"at": 1.0, "host": "h", "source": "usb", "reason": "no USB bus", "action": "pass it through"}
     assert "usb: no USB bus; pass it through" in printed(view(), {"devices": {}, "notices": [notice]})
+
+
+def test_that_no_farm_runs_is_said(tmp_path: Path) -> None:
+    left = _live(farm_paths(tmp_path))
+    assert "left: no farm is running here; start one with `mobifarm up`" in printed(view(), left)
 
 
 def test_the_place_of_an_adb_server() -> None:
