@@ -50,7 +50,7 @@ def devices(
         if as_json:
             print_json([{**asdict(row), "live": live["devices"].get(row.device_id)} for row in rows])
         else:
-            console().print(_table(rows, live), *_notices(live))
+            console().print(Group(_table(rows, live), *_notices(live)))
 
 
 @app.command()
