@@ -18,6 +18,7 @@ from mobifarm.v1 import agent_pb2 as pb
 FORMAT: Final = "mobifarm-telemetry/1"
 PIECE_BYTES: Final = 80_000  # a call between processes stays below 100 KB
 SENSOR_LIMIT: Final = 1024
+SENSOR_NAME_LIMIT: Final = 128  # characters
 # Of one attempt: compressed, what a phone tells may be a thousandth of what it becomes.
 SAMPLES_LIMIT: Final = 100_000
 BYTES_LIMIT: Final = 1 << 28
@@ -105,7 +106,7 @@ class _Columns:
         for name, value in sample.values.items():
             column = self._values.get(name)
             if column is None:
-                if len(self._values) >= SENSOR_LIMIT or "/" not in name:
+                if len(self._values) >= SENSOR_LIMIT or len(name) > SENSOR_NAME_LIMIT or "/" not in name:
                     continue
                 column = self._values[name] = array("d")
             _fill(column, row)

@@ -21,6 +21,7 @@ import json
 import math
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -51,36 +52,48 @@ class Message:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def send(connection: socket.socket, message: Message) -> None:
-    """Send a message; raises OSError."""
+def send(connection: socket.socket, message: Message, until: float | None = None) -> None:
+    """Send a message.
+
+    Args:
+        until: ``time.monotonic()`` at which all of it is to be sent; None waits for ever.
+
+    Raises:
+        OSError: the connection broke, or the time passed (TimeoutError).
+    """
     arrays = {name: np.asarray(array, order="C") for name, array in message.arrays.items()}
     described = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
     header = json.dumps({**message.fields, "arrays": described}).encode()
     body = sum(array.nbytes for array in arrays.values())
+    _limit(connection, until)
     connection.sendall(_LENGTHS.pack(len(header), body) + header)
     for array in arrays.values():
+        _limit(connection, until)
         connection.sendall(array.data.cast("B") if array.size else b"")
 
 
-def receive(connection: socket.socket) -> Message:
+def receive(connection: socket.socket, until: float | None = None) -> Message:
     """Receive a message.
+
+    Args:
+        until: ``time.monotonic()`` at which all of it is to be here; None waits for ever.
 
     Raises:
         Closed: there is none and there will be none.
         ProtocolError: what came is no message.
-        OSError: the connection broke, or its timeout passed (TimeoutError).
+        OSError: the connection broke, or the time passed (TimeoutError).
     """
-    header_length, body_length = _LENGTHS.unpack(_receive(connection, _LENGTHS.size, first=True))
+    header_length, body_length = _LENGTHS.unpack(_receive(connection, _LENGTHS.size, until, first=True))
     if header_length > _HEADER_LIMIT or body_length > _BODY_LIMIT:
         raise ProtocolError(f"a message of {header_length} and {body_length} bytes is too long")
     try:
-        fields = json.loads(bytes(_receive(connection, header_length)))
+        fields = json.loads(bytes(_receive(connection, header_length, until)))
         described = [
             (str(name), str(kind), [int(n) for n in shape]) for name, kind, shape in fields["arrays"]
         ]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ProtocolError("the header of a message cannot be read") from error
-    body = _receive(connection, body_length)
+    body = _receive(connection, body_length, until)
     arrays, start = {}, 0
     for name, kind, shape in described:
         if kind not in _DTYPES or any(size < 0 for size in shape):
@@ -99,10 +112,22 @@ def receive(connection: socket.socket) -> Message:
     return Message({key: value for key, value in fields.items() if key != "arrays"}, arrays)
 
 
-def _receive(connection: socket.socket, length: int, *, first: bool = False) -> bytearray:
+def _limit(connection: socket.socket, until: float | None) -> None:
+    """A socket's timeout counts from each call: a message that comes byte by byte would never time out."""
+    if until is not None:
+        rest_s = until - time.monotonic()
+        if rest_s <= 0:
+            raise TimeoutError("timed out")
+        connection.settimeout(rest_s)
+
+
+def _receive(
+    connection: socket.socket, length: int, until: float | None, *, first: bool = False
+) -> bytearray:
     # Grows as bytes arrive: what a header promises is not allocated on its word alone.
     found = bytearray()
     while len(found) < length:
+        _limit(connection, until)
         part = connection.recv(min(length - len(found), 1 << 20))
         if not part:
             if first and not found:

@@ -195,9 +195,9 @@ class WorkerBackend:
     def _exchange(self, message: Message, within_s: float) -> Message:
         if self._connection is None:
             raise ConnectionError("not connected")
-        self._connection.settimeout(within_s)
-        protocol.send(self._connection, message)
-        answer = protocol.receive(self._connection)
+        until = time.monotonic() + within_s
+        protocol.send(self._connection, message, until)
+        answer = protocol.receive(self._connection, until)
         if "error" in answer.fields:
             raise BackendError(str(answer.fields["error"])[:500])
         return answer

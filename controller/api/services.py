@@ -71,7 +71,7 @@ def _caller_who_is(wanted: Role) -> Callable[..., Caller]:
         if not caller.role.allows(wanted):
             raise Refused(
                 403,
-                f"the token {caller.name} is a {caller.role}'s and this needs a {wanted}'s: "
+                f"the token {caller.name} has the role {caller.role}, this needs {wanted}: "
                 f"ask for one (`mobifarm tokens create NAME --role {wanted}`)",
             )
         return caller

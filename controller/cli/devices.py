@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
@@ -50,7 +50,7 @@ def devices(
         if as_json:
             print_json([{**asdict(row), "live": live["devices"].get(row.device_id)} for row in rows])
         else:
-            console().print(_table(rows, live), *_notices(live))
+            console().print(Group(_table(rows, live), *_notices(live)))
 
 
 @app.command()
@@ -163,9 +163,14 @@ def tag(
 @app.command()
 def usb(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the phones on this machine's USB buses with the addresses to add them by."""
+    from mobifarm.controller.discovery.usb import NO_BUS, USB_FOLDER
     from mobifarm.controller.transport.usb import list_usb
 
     scan = list_usb()
+    if not scan.phones and not scan.unavailable_reason and not USB_FOLDER.exists():
+        scan = replace(
+            scan, unavailable_reason=f"{NO_BUS.reason}: in a container or a virtual machine, pass it through"
+        )
     if as_json:
         print_json({"phones": scan.phones, "unavailable_reason": scan.unavailable_reason})
     elif scan.phones:
@@ -181,13 +186,16 @@ def usb(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 
 
 def _live(paths: FarmPaths) -> Mapping[str, Any]:
-    """What the running farm hears from its phones now; nothing where no farm runs."""
+    """What the running farm hears from its phones now; that nothing is heard where no farm runs."""
     try:
         with FarmClient(paths) as client:
             found: Mapping[str, Any] = client.get("/api/v1/live")
             return found
-    except FarmError:
-        return {"devices": {}, "notices": []}
+    except FarmError as error:
+        return {
+            "devices": {},
+            "notices": [{"source": "this is how the farm was left", "reason": str(error), "action": ""}],
+        }
 
 
 def _notices(live: Mapping[str, Any]) -> list[Text]:

@@ -99,25 +99,28 @@ def follow(paths: FarmPaths, job_id: str) -> JobView:
             bar.update(task, total=job.trials, completed=job.ended, activity=activity)
             if job.state in ENDED:
                 return job
-            _require_farm(paths, job_id)
+            try:
+                _require_farm(paths)
+            except FarmError:
+                raise UserError(
+                    f"the farm stopped before {job_id} had ended; nothing is lost: `mobifarm up` takes it up "
+                    "again"
+                ) from None
             time.sleep(POLL_PERIOD_S)
 
 
-def _require_farm(paths: FarmPaths, job_id: str) -> None:
-    try:
-        with FarmClient(paths) as client:
-            client.get("/api/v1/health")
-    except FarmError:
-        raise UserError(
-            f"the farm stopped before {job_id} had ended; nothing is lost: `mobifarm up` takes it up again"
-        ) from None
+def _require_farm(paths: FarmPaths) -> None:
+    """Raises FarmError where none answers."""
+    with FarmClient(paths) as client:
+        client.get("/api/v1/health")
 
 
 def jobs(
     home: Home = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """List the jobs, newest last."""
-    with open_reader(farm_paths(home)) as reader:
+    paths = farm_paths(home)
+    with open_reader(paths) as reader:
         rows = reader.jobs()
     if as_json:
         print_json(rows)
@@ -143,6 +146,11 @@ def jobs(
             ],
         )
     )
+    if any(job.state not in ENDED for job in rows):
+        try:
+            _require_farm(paths)
+        except FarmError as error:
+            typer.echo(f"this is how the farm was left: {error}")
 
 
 def results(

@@ -15,6 +15,7 @@ import typer
 from mobifarm import __version__
 from mobifarm.controller.cli import (
     agent,
+    cache,
     dashboards,
     demo,
     devices,
@@ -76,6 +77,7 @@ def _assemble() -> None:
     app.add_typer(devices.app, name="devices")
     app.add_typer(edits.app, name="edits")
     app.add_typer(store.app, name="store")
+    app.add_typer(cache.app, name="cache")
     app.add_typer(tokens.app, name="tokens")
     app.add_typer(dashboards.app, name="dashboards")
     app.command()(doctor.doctor)

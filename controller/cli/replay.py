@@ -46,6 +46,8 @@ def replay(
     attempt_limit: Annotated[float, typer.Option(help="As of `mobifarm up`.")] = 900.0,
 ) -> None:
     """Re-run a recorded day under a policy, without phones, and compare it with what really happened."""
+    if not log.exists():
+        raise UserError(f"there is no {log}: name a farm's folder, or its farm.sqlite")
     path = farm_paths(log).database if log.is_dir() else log
     with StoreReader(path) as reader:
         events = [event for _, event in reader.events()]

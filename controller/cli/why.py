@@ -34,10 +34,10 @@ def why(
     for cause in answer["causes"]:
         typer.echo(printable(f"  {cause['trials']} of them: {cause['words']}"))
     if answer["phones"]:
-        rows = [(each["device_id"], each["state"], _when(each), each["words"]) for each in answer["phones"]]
+        rows = [(each["name"], each["state"], _when(each), each["words"]) for each in answer["phones"]]
         console().print(table("Phones that would do", ("phone", "state", "may start", "why not now"), rows))
     if answer["nearest"]:
-        misses = [(miss["device_id"], "; ".join(miss["unmet"])) for miss in answer["nearest"]]
+        misses = [(miss["name"], "; ".join(miss["unmet"])) for miss in answer["nearest"]]
         console().print(table("Phones that would not do, nearest first", ("phone", "what it lacks"), misses))
 
 

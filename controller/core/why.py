@@ -18,6 +18,7 @@ from mobifarm.controller.core.selector import COMPUTER
 from mobifarm.controller.core.state import Device, FarmState, Job, Trial, TrialState
 
 NEAREST_LIMIT: Final = 10
+NAME_LIMIT: Final = 40  # characters of a model or a serial number: both are a phone's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,12 @@ class Cause:
 class Outlook:
     """A phone that fulfils what the job asks for, and when it may start a trial.
 
-    ``at`` is unix time; None where nobody can tell. ``estimate``: the time is reckoned, not known.
+    ``name`` is for people. ``at`` is unix time; None where nobody can tell. ``estimate``: the time is
+    reckoned, not known.
     """
 
     device_id: str
+    name: str
     state: str
     words: str
     at: float | None
@@ -47,6 +50,7 @@ class Miss:
     """A phone that does not fulfil what the job asks for, with every unmet condition."""
 
     device_id: str
+    name: str
     unmet: tuple[str, ...]
 
 
@@ -80,8 +84,10 @@ def why(state: FarmState, policy: Policy, job_id: str, now: float) -> Why:
         for device in state.devices.values():
             if device.stage is not DeviceState.RETIRED:
                 unmet = _unmet(job, device)
+                if unmet and device.execution == COMPUTER:
+                    continue  # it is no phone, and lacks nothing that a person could mend
                 if unmet:
-                    misses.append(Miss(device.device_id, tuple(unmet)))
+                    misses.append(Miss(device.device_id, _name(device), tuple(unmet)))
                 else:
                     outlooks.append(_outlook(state, job, device, taken.get(device.device_id), now))
     outlooks.sort(key=lambda each: (math.inf if each.at is None else each.at, each.device_id))
@@ -111,7 +117,7 @@ def _summary(
             return "there is no phone: plug one in or add one with `mobifarm devices add`"
         best = len(misses[0].unmet)
         conditions = "1 condition" if best == 1 else f"{best} conditions"
-        return f"no phone fulfils what it asks for; the nearest, {misses[0].device_id}, misses {conditions}"
+        return f"no phone fulfils what it asks for; the nearest, {misses[0].name}, misses {conditions}"
     first = outlooks[0]
     blocked = causes[0].words if sum(cause.trials for cause in causes) >= len(pending) and causes else ""
     if blocked:
@@ -119,7 +125,15 @@ def _summary(
     if first.at is None:
         return f"a phone that would do is there, but nobody can tell when it is free: {first.words}"
     label = " (an estimate)" if first.estimate else ""
-    return f"next is {first.device_id}: {first.words}{label}"
+    return f"next is {first.name}: {first.words}{label}"
+
+
+def _name(device: Device) -> str:
+    """Model and serial number, and in brackets the place, which commands take; that alone at first."""
+    if device.identity is None or device.execution == COMPUTER:
+        return device.device_id
+    model = device.properties.get("ro.product.model", "")[:NAME_LIMIT]
+    return f"{model} {device.identity.serial[:NAME_LIMIT]} ({device.device_id})".strip()
 
 
 def _unmet(job: Job, device: Device) -> list[str]:
@@ -139,7 +153,7 @@ def _no_method(wanted: list[str]) -> str:
 
 def _outlook(state: FarmState, job: Job, device: Device, taken_by: str | None, now: float) -> Outlook:
     def tell(words: str, at: float | None = None, estimate: bool = False) -> Outlook:
-        return Outlook(device.device_id, str(device.state), words, at, estimate)
+        return Outlook(device.device_id, _name(device), str(device.state), words, at, estimate)
 
     if not device.connected:
         why_not = f" ({device.reason})" if device.reason else ""
@@ -172,11 +186,11 @@ def _busy(state: FarmState, job: Job, device: Device, now: float) -> Outlook:
     mean_s = state.jobs[lease.job_id].work.mean_s or state.work.mean_s
     if mean_s is None:
         words = f"it does {doing}; no edit has ended yet from which its end could be estimated"
-        return Outlook(device.device_id, str(device.state), words, None, False)
+        return Outlook(device.device_id, _name(device), str(device.state), words, None, False)
     at = max(now, lease.granted_at + mean_s)
     late = ", longer than usual already" if lease.granted_at + mean_s < now else ""
     words = f"it does {doing}{late}; the mean duration is {mean_s:.0f} s"
-    return Outlook(device.device_id, str(device.state), words, at, True)
+    return Outlook(device.device_id, _name(device), str(device.state), words, at, True)
 
 
 def _gates_open_at(device: Device, closed: list[Held], now: float) -> tuple[float | None, str]:
@@ -241,7 +255,7 @@ def _home_causes(state: FarmState, job: Job, ready: list[Trial]) -> Iterator[Cau
                 "now: cancel the job and submit the rest anew"
             )
         elif not device.usable:
-            words = f"they belong on {home.device_id}, which is {device.state}"
+            words = f"they belong on {_name(device)}, which is {device.state}"
         else:
-            words = f"they belong on {home.device_id}, which does one after the other"
+            words = f"they belong on {_name(device)}, which does one after the other"
         yield Cause(number, words)

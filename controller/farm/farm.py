@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol
 
@@ -176,7 +177,8 @@ class Farm:
         """Step, make durable, then queue the commands. Returns when the events are on disk.
 
         Nothing is awaited between looking at the state and stepping it, so what a caller has just decided
-        still fits; appends of several callers share one commit.
+        still fits; appends of several callers share one commit. A caller that is cancelled undoes nothing:
+        what it has asked for is made durable and carried out.
 
         Raises:
             Bug: an event does not fit the state; it and those after it are not applied.
@@ -207,15 +209,40 @@ class Farm:
         # The policy may look at once: its leases stand behind these events in the log, so they wait for them.
         self._news.set()
         if applied:
-            await asyncio.wrap_future(self._store.append_records(applied))
-        for complete in told:
-            self._note(complete)
-        for command in commands:
-            if connection := self._connection(command.device_id):
-                connection.commands.put_nowait(command)
-        change, self._change = self._change, asyncio.Event()
-        change.set()
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+
+            def follow_up(ended: Future[int]) -> None:
+                if not loop.is_closed():  # else the farm was stopped meanwhile
+                    loop.call_soon_threadsafe(self._follow_up, ended, told, commands, waiter)
+
+            self._store.append_records(applied).add_done_callback(follow_up)
+            await waiter
         return len(applied), misfit
+
+    def _follow_up(
+        self,
+        ended: Future[int],
+        told: Sequence[Event],
+        commands: Sequence[Command],
+        waiter: asyncio.Future[None],
+    ) -> None:
+        """Do what follows from events that are on disk, also where nobody waits for it any more."""
+        error = ended.exception()
+        if error is None:
+            for event in told:
+                self._note(event)
+            for command in commands:
+                if connection := self._connection(command.device_id):
+                    connection.commands.put_nowait(command)
+            change, self._change = self._change, asyncio.Event()
+            change.set()
+        if waiter.cancelled():
+            return
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
 
     def next_change(self) -> asyncio.Event:
         """Set once, when events have been made durable after this call."""
@@ -232,11 +259,8 @@ class Farm:
             # One look-up by key, on purpose not awaited: reports are stepped in the order they came in.
             kept = self._payloads.pop(attempt.trial_id, None)
             payload = self._store.payload(attempt.trial_id) if kept is None else kept
-        result = {
-            "attempt_id": event.attempt_id,
-            "device_id": event.device_id,
-            "result": delivered["result"],
-            "passport": passport(
+        try:
+            described = passport(
                 identity=device.identity,
                 epoch=device.measurement_epoch,
                 execution=device.execution or "unknown",
@@ -249,7 +273,14 @@ class Farm:
                 clock=delivered.get("clock"),
                 cpu_governors=delivered.get("cpu_governors"),
                 recorded=delivered.get("recorded"),
-            ),
+            )
+        except Exception as error:  # it is a phone's word, which must not stop the farm
+            raise Bug(f"no passport can be made of it ({type(error).__name__}: {error})") from error
+        result = {
+            "attempt_id": event.attempt_id,
+            "device_id": event.device_id,
+            "result": delivered["result"],
+            "passport": described,
         }
         return replace(event, result=result)
 
@@ -328,6 +359,7 @@ class Farm:
 
     async def detach(self, device_id: str) -> None:
         self.live.drop(device_id)
+        self._telemetry_files.drop(device_id)
         try:
             await self._link(device_id).detach(device_id)
         except HostError as error:
@@ -367,12 +399,13 @@ class Farm:
         await link.begin()
         connection = _Connection(link)
         self._joined[joined.host] = connection
-        await self.apply(joined)
-        tasks = [
-            asyncio.create_task(self._carry_out(connection)),
-            asyncio.create_task(self._listen_to(link, joined.host)),
-        ]
+        tasks: list[asyncio.Task[NoReturn]] = []
         try:
+            await self.apply(joined)
+            tasks = [
+                asyncio.create_task(self._carry_out(connection)),
+                asyncio.create_task(self._listen_to(link, joined.host)),
+            ]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
@@ -422,12 +455,16 @@ class Farm:
             match report:
                 case PhoneSettling():
                     settling.append(report)
-                case AttemptProgress() | TransferProgress() | Reading() | DiscoveryNotice():
+                case AttemptProgress() | TransferProgress() | Reading():
+                    if self._is_ours(report.device_id):
+                        self.live.note(report)
+                case DiscoveryNotice():
                     self.live.note(report)
-                    if isinstance(report, DiscoveryNotice) and report.reason:
+                    if report.reason:
                         logger.warning("%s on %s: %s", report.source, report.host, report.reason)
                 case SamplesPiece():
-                    self._telemetry_files.take(report)
+                    if self._is_ours(report.device_id):
+                        self._telemetry_files.take(report)
                 case PhoneSeen():
                     device_id = f"{joined_host}/{report.address}" if joined_host else report.address
                     if self._is_welcome(device_id, report):
@@ -444,11 +481,16 @@ class Farm:
         durable = await self._recorded(durable, pieces)
         while durable:
             applied, misfit = await self._apply(durable)
+            rest = durable[applied + 1 :]
             if misfit is not None:  # what a phone says must never stop the farm or other reports
-                logger.error("a report that does not fit was dropped: %r", durable[applied], exc_info=misfit)
-            durable = durable[applied + 1 :]
+                refused = durable[applied]
+                logger.error("a report that does not fit was dropped: %r", refused, exc_info=misfit)
+                if isinstance(refused, AttemptFinished):  # else its trial would wait for the lease's end
+                    rest.insert(0, _unusable(refused, misfit))
+            durable = rest
         for news in settling:  # after the loss that it follows, which drops what was heard before
-            self.live.note(news)
+            if self._is_ours(news.device_id):
+                self.live.note(news)
         for device_id, address in seen:
             await self.attach(device_id, address)
 
@@ -456,6 +498,11 @@ class Farm:
         """A forgotten place comes back when its phone is plugged in again, not for being there still."""
         device = self.state.devices.get(device_id)
         return seen.observed or device is None or device.stage is not DeviceState.RETIRED
+
+    def _is_ours(self, device_id: str) -> bool:
+        """What is on its way while an operator forgets a phone must not be shown for ever."""
+        device = self.state.devices.get(device_id)
+        return device is not None and device.stage is not DeviceState.RETIRED
 
     def _concerns(self, event: Event) -> bool:
         """Reports on their way while an operator forgot the phone are of no interest any more."""
@@ -506,7 +553,7 @@ class Farm:
                 )
             )
 
-    async def _carry_out(self, connection: _Connection) -> None:
+    async def _carry_out(self, connection: _Connection) -> NoReturn:
         """Run commands in order. One that is lost with its host is derived again when the phone is back."""
         while True:
             commands = [await connection.commands.get()]
@@ -531,3 +578,15 @@ class Farm:
                 return "acknowledge", device_id, attempt_id
             case CheckHealth(device_id, check_id, fencing_token):
                 return "check_health", device_id, check_id, fencing_token
+
+
+def _unusable(finished: AttemptFinished, misfit: Bug) -> AttemptFailed:
+    """What stands for a result that cannot be kept: the attempt broke, and the trial is tried again."""
+    return AttemptFailed(
+        finished.at,
+        finished.attempt_id,
+        finished.fencing_token,
+        finished.device_id,
+        f"the farm cannot keep the phone's result: {misfit}",
+        base_proven=finished.base_proven,
+    )

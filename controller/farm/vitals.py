@@ -14,6 +14,7 @@ from typing import Final, Literal
 from mobifarm.controller.core.conditions import conditions_of
 
 LONGEST_INTERVAL_S: Final = 15.0  # an older counter says nothing of the power now
+RAILS_LIMIT: Final = 64  # that are told one by one: a phone's word must not fill the memory
 SHORTEST_INTERVAL_S: Final = 0.4  # meters of phones tick at some 10 Hz: shorter differences are noise
 
 PowerSource = Literal["rails", "battery"]
@@ -28,7 +29,7 @@ class Vitals:
         power_watts: what the phone uses: the sum of its power rails, or what the battery gives while nothing
             charges it. None where neither can be read.
         power_source: where ``power_watts`` comes from.
-        rail_watts: mean power of each rail since the reading before.
+        rail_watts: mean power of each rail since the reading before; of very many the first by name.
         battery_watts: into the battery (positive) or out of it; while the phone charges it says nothing about
             what the phone uses.
         battery: the share of its charge, 0 to 1.
@@ -83,7 +84,7 @@ class VitalsTracker:
             at=at,
             power_watts=power,
             power_source=source,
-            rail_watts=rails,
+            rail_watts=rails if len(rails) <= RAILS_LIMIT else dict(sorted(rails.items())[:RAILS_LIMIT]),
             battery_watts=battery_watts,
             battery=seen.battery,
             charging=seen.charging,

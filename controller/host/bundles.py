@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from mobifarm.controller.cache import mark_used
 from mobifarm.controller.errors import HostError, WorkloadError
 from mobifarm.controller.host.farm_door import FarmDoor
 from mobifarm.workloads.errors import WorkloadInputError
@@ -114,6 +115,7 @@ def fetch_bundle(
         part.parent.mkdir(parents=True, exist_ok=True)
         with _alone(part.with_suffix(".lock"), transfer.check):
             if target.is_dir():
+                mark_used(target)
                 return target
             part.mkdir(exist_ok=True)
             _fetch_into(part, transfer, progress)

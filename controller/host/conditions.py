@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -16,7 +17,7 @@ from mobifarm.controller.core.conditions import UNKNOWN, Conditions, conditions_
 from mobifarm.controller.core.events import DeviceConditions
 from mobifarm.controller.host.reports import Reading, Report
 from mobifarm.v1 import agent_pb2, agent_pb2_grpc
-from mobifarm.workloads.samples import SENSOR_LIMIT, phase_name
+from mobifarm.workloads.samples import SENSOR_LIMIT, SENSOR_NAME_LIMIT, phase_name
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ LONGEST_SILENCE_S: Final = 60.0
 TEMPERATURE_STEP_KELVIN: Final = 0.5
 BATTERY_STEP: Final = 0.01
 STORAGE_STEP: Final = 0.1  # of what was free
-NAME_LIMIT: Final = 128  # characters of a sensor's name
 
 
 def differs(new: Conditions, old: Conditions) -> bool:
@@ -63,8 +63,32 @@ class Decimator:
         return conditions
 
 
+class SensorNames:
+    """The first so many sensors that a phone tells of; inventing more fills nobody's memory or Prometheus."""
+
+    def __init__(self, limit: int = SENSOR_LIMIT) -> None:
+        self._names: set[str] = set()
+        self._limit = limit
+
+    def bounded(self, reading: Reading) -> Reading:
+        """The reading without sensors beyond the limit."""
+        names = reading.values.keys()
+        if names <= self._names:
+            return reading
+        new = sorted(names - self._names)
+        self._names.update(new[: self._limit - len(self._names)])
+        if names <= self._names:
+            return reading
+        return replace(
+            reading, values={name: value for name, value in reading.values.items() if name in self._names}
+        )
+
+
 class ConditionsWatch:
-    """Passes a session's reports on, adds :class:`DeviceConditions`, and follows a phone without work."""
+    """Passes a session's reports on, adds :class:`DeviceConditions`, and follows a phone without work.
+
+    ``names`` are those of the phone, over all its sessions.
+    """
 
     def __init__(
         self,
@@ -72,7 +96,9 @@ class ConditionsWatch:
         stub: agent_pb2_grpc.AgentServiceAsyncStub,
         emit: Callable[[Report], None],
         clock: Callable[[], float],
+        names: SensorNames,
     ) -> None:
+        self._names = names
         self._device_id = device_id
         self._stub = stub
         self._emit = emit
@@ -85,6 +111,7 @@ class ConditionsWatch:
         if not isinstance(report, Reading):
             self._emit(report)
             return
+        report = self._names.bounded(report)
         if report.at - self._passed_at >= READING_PERIOD_S:
             self._passed_at = report.at
             self._emit(report)
@@ -118,7 +145,7 @@ def reading_of(at: float, device_id: str, batch: agent_pb2.TelemetryBatch) -> Re
     finite = (
         (name, value)
         for name, value in newest.values.items()
-        if math.isfinite(value) and len(name) <= NAME_LIMIT
+        if math.isfinite(value) and len(name) <= SENSOR_NAME_LIMIT
     )
     values = dict(islice(finite, SENSOR_LIMIT))
     return Reading(at, device_id, values, newest.monotonic_ns, phase_name(newest.phase))

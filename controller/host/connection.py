@@ -13,6 +13,7 @@ import grpc.aio
 from mobifarm.controller.core.events import DeviceState
 from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.doctor.phone import examine
+from mobifarm.controller.host.description import bounded
 from mobifarm.controller.provisioning.agent import AgentEndpoint
 from mobifarm.controller.provisioning.connection import AgentConnection, connect_agent
 from mobifarm.controller.provisioning.identify import identify
@@ -203,7 +204,7 @@ class Connector:
         except BaseException:
             await connection.close()
             raise
-        return Phone(transport, provisioned, connection, description, self._threads)
+        return Phone(transport, provisioned, connection, bounded(description), self._threads)
 
 
 async def _blocking(threads: concurrent.futures.Executor, call: Callable[[], Result]) -> Result:

@@ -35,7 +35,7 @@ from mobifarm.controller.errors import (
 )
 from mobifarm.controller.host.attempts import Attempts, BundleFolder, ReachablePhone
 from mobifarm.controller.host.clock import ClockWatch
-from mobifarm.controller.host.conditions import ConditionsWatch
+from mobifarm.controller.host.conditions import ConditionsWatch, SensorNames
 from mobifarm.controller.host.edits import EditsRequest, carry_out
 from mobifarm.controller.host.health import CheckablePhone, check_phone
 from mobifarm.controller.host.recovery import Ladder, LadderSettings, Rung, Trouble
@@ -139,6 +139,8 @@ class PhoneSession:
         self._ladder = Ladder(mend.allowed if mend else frozenset(), ladder)
         self._attempts: Attempts | None = None  # None while there is no link, as is the phone
         self._phone: ConnectedPhone | None = None
+        self._identity: Identity | None = None  # of the phone that was there last, with its sensors
+        self._sensor_names = SensorNames()
         self._check: asyncio.Task[None] | None = None
         self._last_state: tuple[DeviceState | None, str] = (None, "")
         self._task = asyncio.create_task(self._keep_connected(), name=f"phone {device_id}")
@@ -311,7 +313,10 @@ class PhoneSession:
                 ended.set_result(Failure(reason, trouble))
                 self._emit(DeviceLost(at=self._clock(), device_id=self._device_id, reason=reason))
 
-        conditions = ConditionsWatch(self._device_id, phone.stub, self._emit, self._clock)
+        identity = Identity(self._address, phone.serial, phone.fingerprint)
+        if identity != self._identity:
+            self._identity, self._sensor_names = identity, SensorNames()
+        conditions = ConditionsWatch(self._device_id, phone.stub, self._emit, self._clock, self._sensor_names)
         clock = ClockWatch(self._device_id, phone.stub, self._clock, self._monotonic)
         self._attempts = Attempts(
             self._device_id,
@@ -334,7 +339,7 @@ class PhoneSession:
                 at=self._clock(),
                 device_id=self._device_id,
                 host=self._host,
-                identity=Identity(self._address, phone.serial, phone.fingerprint),
+                identity=identity,
                 properties=dict(phone.properties),
                 execution=phone.execution,
                 held_attempts=tuple(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mobifarm.controller.cache import RUNTIMES
 from mobifarm.controller.errors import DeviceError
 from mobifarm.controller.provisioning.packing import registries, this_machine
 from mobifarm.controller.provisioning.packing.archive import (
@@ -76,7 +77,7 @@ def ensure_runtime(
             f"there is no agent runtime for {abi or 'unknown'} phones: this host makes them for "
             f"{' and '.join(known_abis())} phones only"
         )
-    folder = cache.absolute() / "runtimes"
+    folder = cache.absolute() / RUNTIMES
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +14,7 @@ from mobifarm.controller.core.events import Event, decode
 from mobifarm.controller.core.views import AttemptView, DeviceView, JobView, TrialView
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.store.database import Queries
-from mobifarm.controller.store.schema import columns_of, open_for_reading
+from mobifarm.controller.store.schema import TABLE_KEYS, columns_of, open_for_reading
 
 PAGE: Final = 10_000  # rows of the log in memory at a time
 RESULTS_PAGE: Final = 500  # which are larger
@@ -150,6 +151,24 @@ class Reader:
         """Android properties of the phone last seen at this place; UserError where none has been ready."""
         return self._document("SELECT body FROM properties WHERE device_id = ?", device_id, "known phone at")
 
+    def digest(self, table: str) -> tuple[int, str]:
+        """Number of a table's rows and a hash of all of them, equal in every kind of database."""
+        key = TABLE_KEYS[table]
+        names = sorted(self._queries.columns(table))
+        columns = ", ".join(f'"{name}"' for name in names)
+        number = total = 0
+        after: tuple[Any, ...] = ()
+        while rows := self._queries.execute(
+            f"SELECT {columns} FROM {table} {f'WHERE {key} > ?' if after else ''}"  # noqa: S608 (constants only)
+            f" ORDER BY {key} LIMIT ?",
+            (*after, RESULTS_PAGE),
+        ):
+            number += len(rows)
+            for row in rows:  # a sum, for databases order texts in their own ways
+                total += int.from_bytes(hashlib.sha256(repr([*map(_comparable, row)]).encode()).digest())
+            after = (rows[-1][names.index(key)],)
+        return number, f"{total % 2**256:064x}"
+
     def _views(self, view: type[View], table: str, condition: str, *parameters: str) -> list[View]:
         # A file that an earlier version wrote may lack the newest columns; these have defaults.
         there = self._queries.columns(table)
@@ -167,6 +186,11 @@ class Reader:
             raise UserError(f"There is no {what} {id_}.")
         document: dict[str, Any] = json.loads(rows[0][0])
         return document
+
+
+def _comparable(value: object) -> object:
+    # See controller.store.postgresql: its text holds no NUL.
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
 
 
 class StoreReader(Reader):

@@ -58,10 +58,11 @@ CREATE TABLE devices (
 CREATE TABLE properties (device_id TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
 
-# Every table but that of the controller, which is one number: the epoch.
-TABLE_NAMES: Final = (
-    "events", "specs", "payloads", "results", "jobs", "trials", "attempts", "devices", "properties"
-)  # fmt: skip
+# Every table with its key, but that of the controller, which is one number: the epoch.
+TABLE_KEYS: Final = {
+    "events": "seq", "specs": "job_id", "payloads": "trial_id", "results": "trial_id", "jobs": "job_id",
+    "trials": "trial_id", "attempts": "attempt_id", "devices": "device_id", "properties": "device_id",
+}  # fmt: skip
 
 # Columns of derived tables that files made before do not have; all may be NULL.
 LATER_COLUMNS: Final = (("devices", "ready_after_s", "REAL"), ("devices", "tags", "TEXT"))

@@ -29,6 +29,7 @@ from mobifarm.controller.core.step import replay  # noqa: E402
 from mobifarm.controller.core.views import job_view  # noqa: E402
 from mobifarm.controller.errors import HostError, UserError  # noqa: E402
 from mobifarm.controller.paths import FarmPaths  # noqa: E402
+from mobifarm.controller.store import move  # noqa: E402
 from mobifarm.controller.store.choose import open_reader, open_store  # noqa: E402
 from mobifarm.controller.store.move import move_to_postgresql  # noqa: E402
 from mobifarm.controller.store.postgresql import PostgresReader, PostgresStore  # noqa: E402
@@ -271,6 +272,28 @@ def test_a_farm_moves_with_all_that_it_knows(server: str, path: str, tmp_path: P
         assert store.append([DeviceAdded(9.0, "p9", "", "tcp")]).result(60) == events + 1
     with pytest.raises(UserError, match="has no farm"):
         move_to_postgresql(paths, path)
+
+
+@pytest.mark.parametrize("table", ["events", "payloads", "results"])
+def test_a_copy_that_is_not_equal_is_not_taken(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    paths = FarmPaths(tmp_path)
+    with open_store(paths) as store:
+        store.append(_EVENTS).result(60)
+    pages = move._pages
+
+    def damaged(path: Path) -> Iterator[tuple[str, Any]]:
+        for statement, rows in pages(path):
+            if statement.startswith(f"INSERT INTO {table} "):
+                rows = rows[:-1]
+            yield statement, rows
+
+    monkeypatch.setattr(move, "_pages", damaged)
+    with pytest.raises(HostError, match=f"the {table} in the database are not those in the file"):
+        move_to_postgresql(paths, path)
+    assert paths.database.exists()
+    assert not paths.store_url.exists()
 
 
 def everything(reader: Reader) -> list[Any]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mobifarm.controller.cache import mark_used
+
 _ELF_MAGIC: Final = b"\x7fELF"
 # Of these only the name, size and time are looked at.
 _LARGE_BYTES: Final = 1 << 20
@@ -64,7 +66,9 @@ def ensure_archive(
         try:
             archive_hash = record.read_text()
             path = folder / f"{archive_hash}.tar.gz"
-            return Archive(archive_hash, path, path.stat().st_size)
+            found = Archive(archive_hash, path, path.stat().st_size)
+            mark_used(path)
+            return found
         except OSError:
             pass
     archive = pack(folder, members(), level=level)

@@ -47,7 +47,10 @@ def test_evaluation_runs_on_both_phones_and_is_read_without_the_farm(farm: Any, 
     check_energy(farm.home, [result["passport"] for result in results])
     table = farm.run("results", job_id)
     assert table.returncode == 0
-    assert "energy (modelled), J per successful edit" in table.stdout
+    # Which phone does the few facts that this model learns is left to chance; one of them tells no joules.
+    (method,) = document["summary"]["methods"]
+    told = method["modelled_joules"] is not None
+    assert ("energy (modelled), J per successful edit" in table.stdout) == told
     assert len(farm.run("results", job_id, "--csv").stdout.splitlines()) == 7
     assert "test" in farm.run("jobs").stdout
     assert "ready" not in farm.run("devices").stderr

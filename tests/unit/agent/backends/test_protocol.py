@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -106,6 +107,26 @@ def test_a_worker_that_hangs_is_given_up_after_the_second_deadline(tmp_path: Pat
     thread = serve_once(place, _read_until_it_ends, times=2)
     backend = WorkerBackend(SocketLink(place), call_deadline_s=0.2, connect_deadline_s=30)
     with pytest.raises(BackendError, match="failed twice"):
+        backend.run("layers", {})
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_worker_that_answers_byte_by_byte_is_given_up_after_the_second_deadline(tmp_path: Path) -> None:
+    waiting = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        protocol.receive(connection)
+        with contextlib.suppress(OSError):  # until the other side has hung up
+            connection.sendall(struct.pack("<IQ", 3000, 0))
+            for _ in range(3000):
+                connection.sendall(b" ")
+                waiting.wait(0.01)  # below the deadline: each byte alone comes in time
+
+    place = tmp_path / "w.sock"
+    thread = serve_once(place, drip, times=2)
+    backend = WorkerBackend(SocketLink(place), call_deadline_s=0.1, connect_deadline_s=30)
+    with pytest.raises(BackendError, match=r"failed twice.*timed out"):
         backend.run("layers", {})
     thread.join(30)
     assert not thread.is_alive()

@@ -11,7 +11,14 @@ from mobifarm.controller.api import app as app_module
 from mobifarm.controller.api.access import Caller, Role
 from mobifarm.controller.api.app import create_app
 from mobifarm.controller.api.services import Services
-from mobifarm.controller.core.events import JobSubmitted, TrialPlan
+from mobifarm.controller.core.events import (
+    DeviceAdded,
+    DeviceForgotten,
+    DeviceReady,
+    Identity,
+    JobSubmitted,
+    TrialPlan,
+)
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay
@@ -387,3 +394,29 @@ async def test_forgetting_keeps_edits_only_where_asked(
 @pytest.mark.parametrize("what", ["quarantine", "drain"])
 async def test_a_reason_is_a_text(client: httpx.AsyncClient, what: str) -> None:
     assert (await client.post(f"/api/v1/devices/a/{what}", json={"reason": 3})).status_code == 400
+
+
+def ready(place: str, serial: str) -> tuple[DeviceAdded, DeviceReady]:
+    identity = Identity(place, serial, "fingerprint")
+    return (
+        DeviceAdded(1.0, place, place, "test"),
+        DeviceReady(2.0, place, "host", identity, {}, "virtual", (), "1", 0),
+    )
+
+
+async def test_a_phone_is_named_by_its_serial_number_where_no_other_has_it(
+    client: httpx.AsyncClient, requests: ScriptedRequests, farm: ScriptedFarm
+) -> None:
+    forgotten = DeviceForgotten(3.0, "usb:1-4")
+    places = (("usb:1-1", "A"), ("usb:1-2", "B"), ("usb:1-3", "B"), ("usb:1-4", "A"))
+    farm.state = replay([*(event for place in places for event in ready(*place)), forgotten])
+    assert (await client.get("/api/v1/devices/A")).json()["device_id"] == "usb:1-1"
+    await client.post("/api/v1/devices/A/drain", json={"reason": "new cable"})
+    await client.post("/api/v1/devices/usb:1-2/drain", json={"reason": "new cable"})
+    assert requests.asked == [["drain", "usb:1-1", "new cable"], ["drain", "usb:1-2", "new cable"]]
+    several = await client.post("/api/v1/devices/B/drain", json={"reason": "new cable"})
+    assert several.status_code == 400
+    assert "usb:1-2 or usb:1-3" in several.json()["error"]
+    assert (await client.get("/api/v1/devices/C")).status_code == 400
+    client.headers["authorization"] = "Bearer wrong"
+    assert (await client.post("/api/v1/devices/B/drain", json={"reason": ""})).status_code == 401

@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from mobifarm.controller.cli.devices import _notices, _table
+from mobifarm.controller.cli.devices import _live, _notices, _table, devices
 from mobifarm.controller.cli.farm import parse_adb_server
+from mobifarm.controller.core.events import DeviceAdded
 from mobifarm.controller.core.views import DeviceView
 from mobifarm.controller.errors import UserError
+from mobifarm.controller.paths import farm_paths
+from mobifarm.controller.store.sqlite import SqliteStore
 
 
 def view(**changes: Any) -> DeviceView:
@@ -54,6 +59,21 @@ def test_a_settling_phone_tells_how_long_it_is_left_alone() -> None:
 def test_where_phones_cannot_be_seen() -> None:
     notice = {"at": 1.0, "host": "h", "source": "usb", "reason": "no USB bus", "action": "pass it through"}
     assert "usb: no USB bus; pass it through" in printed(view(), {"devices": {}, "notices": [notice]})
+
+
+def test_each_notice_has_a_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with SqliteStore(farm_paths(tmp_path).database) as store:
+        store.append([DeviceAdded(1.0, "usb:1-1", "usb:1-1", "test")]).result(60)
+    notices = [{"source": source, "reason": "it is blind", "action": ""} for source in ("usb", "announced")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobifarm.controller.cli.devices._live", lambda _: {**NOTHING, "notices": notices})
+        devices(SimpleNamespace(invoked_subcommand=None), tmp_path)  # type: ignore[arg-type]
+    assert capsys.readouterr().out.endswith("usb: it is blind\nannounced: it is blind\n")
+
+
+def test_that_no_farm_runs_is_said(tmp_path: Path) -> None:
+    left = _live(farm_paths(tmp_path))
+    assert "left: no farm is running here; start one with `mobifarm up`" in printed(view(), left)
 
 
 def test_the_place_of_an_adb_server() -> None:

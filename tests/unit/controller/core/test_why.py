@@ -23,7 +23,27 @@ def test_the_nearest_misses_come_first_with_every_unmet_condition(farm):
     answer = ask(farm)
     assert [(miss.device_id, len(miss.unmet)) for miss in answer.nearest] == [("b", 2), ("a", 3)]
     assert answer.nearest[0].unmet == ("its npu.arch is 73, wanted >= 75", "it has no tag bench")
-    assert "the nearest, b, misses 2 conditions" in answer.summary
+    assert "the nearest, serial-b (b), misses 2 conditions" in answer.summary
+
+
+def test_phones_are_named_as_people_know_them_with_their_place_for_commands(farm):
+    farm.add("usb:1-1")
+    farm.ready("usb:1-2", serial="0A1B2C", properties={"ro.product.model": "Pixel 8"})
+    farm.ready("usb:1-3", serial="s" * 1000, properties={"ro.product.model": "m" * 1000})
+    farm.ready("computer", execution="computer", methods=("rome",))
+    farm.submit()
+    farm.submit("picky", selector=DeviceSelector(serials=("other",)))
+    answer, picky = ask(farm), ask(farm, "picky")
+    names = {each.device_id: each.name for each in (*answer.phones, *answer.nearest)}
+    assert names.keys() == {"usb:1-1", "usb:1-2", "usb:1-3"}
+    assert names["usb:1-2"] == "Pixel 8 0A1B2C (usb:1-2)"
+    assert names["usb:1-1"] == "usb:1-1"
+    assert len(names["usb:1-3"]) < 100
+    assert answer.summary.startswith("next is Pixel 8 0A1B2C (usb:1-2): ")
+    assert "Pixel 8 0A1B2C (usb:1-2)" in {miss.name for miss in picky.nearest}
+    farm.submit("baseline", methods=("rome",))
+    (computer,) = ask(farm, "baseline").phones
+    assert computer.name == "computer"
 
 
 def test_a_busy_phone_is_free_after_the_mean_duration_which_is_an_estimate(farm):
@@ -112,7 +132,7 @@ def test_a_group_whose_phone_is_gone_says_so(farm):
     farm.lease("a1")
     farm.finished("a1")
     farm.lost("p1")
-    assert "they belong on p1, which is lost" in ask(farm).summary
+    assert "they belong on serial-p1 (p1), which is lost" in ask(farm).summary
     farm.ready("p1", fingerprint="a new system")
     assert "cancel the job" in ask(farm).summary
 

@@ -20,6 +20,7 @@ from mobifarm.controller.core.events import (
     AttemptFailed,
     AttemptFinished,
     DeviceAdded,
+    DeviceDrained,
     DeviceForgotten,
     DeviceLost,
     DeviceQuarantined,
@@ -31,22 +32,26 @@ from mobifarm.controller.core.events import (
     HeldAttempt,
     HostJoined,
     Identity,
+    JobCancelled,
     JobSubmitted,
     TrialPlan,
 )
 from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
-from mobifarm.controller.core.state import JobState
-from mobifarm.controller.errors import HostError
+from mobifarm.controller.core.state import AttemptState, JobState
+from mobifarm.controller.errors import Bug, HostError
 from mobifarm.controller.farm.farm import Farm, HostForgot, Order
 from mobifarm.controller.farm.telemetry_files import TelemetryFiles
 from mobifarm.controller.host.edits import ListEdits
 from mobifarm.controller.host.reports import (
+    AttemptProgress,
     DiscoveryNotice,
     PhoneSeen,
     PhoneSettling,
+    Reading,
     Report,
     SamplesPiece,
+    TransferProgress,
 )
 from mobifarm.controller.store.read import StoreReader
 from mobifarm.controller.store.sqlite import SqliteStore
@@ -322,11 +327,43 @@ async def test_reports_that_cannot_be_true_or_stored_stop_nothing(path: Path) ->
         host.queue.put_nowait([ready("a")])
         device_id, attempt_id, token, _ = await host.dispatched.get()
         impossible = DeviceStateChanged(1.0, "a", DeviceState.LEASED)
-        not_json = finished(attempt_id, token, device_id)
-        not_json = replace(not_json, result={**RESULT, "result": {"loss": float("nan")}})
-        host.queue.put_nowait([impossible, not_json, finished(attempt_id, token, device_id)])
+        host.queue.put_nowait([impossible, finished(attempt_id, token, device_id)])
         assert await host.acknowledged.get() == attempt_id
         assert farm.state.jobs["j"].state is JobState.DONE
+
+
+@pytest.mark.parametrize(
+    ("odd", "why"),
+    [
+        pytest.param({"result": {"loss": float("nan")}}, "not JSON", id="cannot be written"),
+        pytest.param({"sensors": [{"name": "x"}]}, "KeyError: 'unit'", id="cannot be described"),
+    ],
+)
+async def test_a_result_that_cannot_be_kept_breaks_the_attempt_and_the_trial_goes_on(
+    path: Path, odd: Mapping[str, Any], why: str
+) -> None:
+    host = ScriptedHost()
+    async with running(path, host) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"), DeviceAdded(1.0, "b", "b", "test"), job(1))
+        host.queue.put_nowait([ready("a")])
+        device_id, first, token, _ = await host.dispatched.get()
+        result = replace(finished(first, token, device_id), result={**RESULT, **odd})
+        host.queue.put_nowait([result, ready("b")])
+        assert await host.acknowledged.get() == first  # the phone may drop it
+        broken = farm.state.attempts[first]
+        assert broken.state is AttemptState.BROKEN
+        assert "cannot keep the phone's result" in broken.reason
+        assert why in broken.reason
+        assert farm.state.devices["a"].consecutive_failures == 1
+        farm._clock = lambda: 1000.0
+        await farm.apply()
+        device_id, second, token, _ = await host.dispatched.get()
+        assert (device_id, second != first) == ("b", True)
+        host.queue.put_nowait([finished(second, token, device_id)])
+        assert await host.acknowledged.get() == second
+        assert farm.state.jobs["j"].state is JobState.DONE
+    with StoreReader(path) as reader:
+        assert [one.attempt_id for one in reader.results("j")] == [second]
 
 
 async def test_decisions_made_at_the_same_time_fit_together(path: Path) -> None:
@@ -464,6 +501,48 @@ async def test_a_host_that_does_not_begin_changes_nothing(path: Path) -> None:
         assert not farm.state.hosts
 
 
+async def test_a_host_whose_joining_cannot_be_noted_leaves_nothing_behind(path: Path) -> None:
+    hub = ScriptedHost()
+    async with running(path, ScriptedHost()) as farm:
+        following = await follow(farm, hub)
+        await farm.apply(DeviceAdded(1.0, "hub/b", "b", "test", "hub"))
+        hub.queue.put_nowait(HostError("it does not answer"))
+        await following
+        cannot_be_stored = HostJoined(float("nan"), "hub", "10.0.0.2", {})
+        with pytest.raises(Bug):
+            await farm.follow(ScriptedHost(), cannot_be_stored)
+        with pytest.raises(HostError, match="mobifarm hosts"):
+            await farm.edits("hub/b", ListEdits())
+
+
+async def test_a_phone_that_was_forgotten_is_not_heard_of_any_more(path: Path) -> None:
+    host = ScriptedHost()
+    late = [
+        Reading(2.0, "a", {"battery/temperature": 30.0}),
+        AttemptProgress(2.0, "a", "attempt", "optimising", 1, 9, 1.0, 0.5, 3),
+        TransferProgress(2.0, "a", "model", 1, 2),
+        SamplesPiece(2.0, "a", "attempt", 0, 2, b"piece"),
+        PhoneSettling(2.0, "a", 20.0),
+    ]
+    never_added = Reading(2.0, "ghost", {"battery/temperature": 30.0})
+    files = TelemetryFiles(None)
+    async with running(path, host, telemetry_files=files) as farm:
+        await farm.apply(DeviceAdded(1.0, "a", "a", "test"))
+        host.queue.put_nowait([ready("a")])
+        host.queue.put_nowait(late)
+        host.queue.put_nowait([seen("usb:1-1")])  # what was told before it has been heard
+        await until(lambda: "usb:1-1" in farm.state.devices)
+        assert farm.live.devices()["a"].reading == late[0]
+        await farm.apply(DeviceForgotten(1.0, "a"))
+        await farm.detach("a")
+        host.queue.put_nowait([*late, never_added])
+        host.queue.put_nowait([seen("usb:1-2")])
+        await until(lambda: "usb:1-2" in farm.state.devices)
+        assert not farm.live.devices()
+        assert files.pop("a", "attempt") == []
+        assert not files._pieces
+
+
 async def test_who_looks_on_is_told_of_every_stored_event_and_stops_nothing(path: Path) -> None:
     host = ScriptedHost()
     seen: list[object] = []
@@ -558,5 +637,44 @@ async def test_no_lease_leaves_before_what_it_follows_from_is_durable(
             with StoreReader(path) as reader:
                 kinds = [type(event).__name__ for _, event in reader.events()]
             assert kinds[3:] == ["DeviceReady", "LeaseGranted"]
+    finally:
+        disk_answers.set()
+
+
+async def test_what_a_cancelled_caller_asked_for_is_done_all_the_same_and_in_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_answers = threading.Event()
+    disk_answers.set()
+    commit = SqliteStore._commit
+
+    def slow_commit(store: SqliteStore, requests: Any) -> None:
+        assert disk_answers.wait(60)
+        commit(store, requests)
+
+    monkeypatch.setattr(SqliteStore, "_commit", slow_commit)
+    host, told = ScriptedHost(), []
+    try:
+        async with running(path, host) as farm:
+            farm.watchers.append(told.append)
+            await farm.apply(DeviceAdded(1.0, "a", "a", "test"), job(1))
+            host.queue.put_nowait([ready("a")])
+            _, attempt_id, _, _ = await host.dispatched.get()
+            disk_answers.clear()
+            told.clear()
+            change = farm.next_change()
+            gone = asyncio.create_task(farm.apply(JobCancelled(3.0, "j")))
+            await asyncio.sleep(0)  # it waits for the disk now
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            after = asyncio.create_task(farm.apply(DeviceDrained(4.0, "a")))
+            await asyncio.sleep(0)
+            assert not host.told[1:]  # nothing before the event is on disk
+            disk_answers.set()
+            await after
+            assert told == [JobCancelled(3.0, "j"), DeviceDrained(4.0, "a")]
+            await until(lambda: ("cancel", "a", attempt_id) in host.told)
+            assert change.is_set()
     finally:
         disk_answers.set()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobifarm.controller.farm.vitals import Vitals, VitalsTracker
+from mobifarm.controller.farm.vitals import RAILS_LIMIT, Vitals, VitalsTracker
 
 RAILS = {"rail/cpu/energy": 10.0, "rail/memory/energy": 4.0}
 BATTERY = {"battery/current": -0.5, "battery/voltage": 4.0, "battery/charging": 0.0}
@@ -27,6 +27,16 @@ def test_power_of_rails_is_their_difference_over_the_phone_s_own_time() -> None:
     assert first.power_watts is None
     assert second.rail_watts == {"cpu": 1.5, "memory": 0.5}
     assert (second.power_watts, second.power_source) == (2.0, "rails")
+
+
+def test_very_many_rails_count_but_are_not_all_told() -> None:
+    tracker = VitalsTracker()
+    tracker.offer(0.0, {f"rail/{number:04}/energy": 0.0 for number in range(1000)})
+
+    seen = tracker.offer(1.0, {f"rail/{number:04}/energy": 1.0 for number in range(1000)})
+
+    assert len(seen.rail_watts) == RAILS_LIMIT
+    assert seen.power_watts == 1000.0
 
 
 def test_readings_that_follow_closely_keep_the_power_and_the_counter() -> None:

@@ -12,7 +12,7 @@ import grpc.aio
 
 from mobifarm.controller.core.conditions import Conditions
 from mobifarm.controller.core.events import DeviceConditions
-from mobifarm.controller.host.conditions import ConditionsWatch, Decimator, reading_of
+from mobifarm.controller.host.conditions import ConditionsWatch, Decimator, SensorNames, reading_of
 from mobifarm.controller.host.reports import Reading, Report
 from mobifarm.v1 import agent_pb2
 from mobifarm.workloads.samples import SENSOR_LIMIT
@@ -65,7 +65,7 @@ def batch(*times: int, replayed: bool = False) -> agent_pb2.TelemetryBatch:
 async def test_a_phone_without_work_is_watched() -> None:
     reports: list[Report] = []
     stub = Stub(agent_pb2.TelemetryBatch(), batch(1, 2))
-    watch = ConditionsWatch("p", stub, reports.append, lambda: 5.0)  # type: ignore[arg-type]
+    watch = ConditionsWatch("p", stub, reports.append, lambda: 5.0, SensorNames())  # type: ignore[arg-type]
     task = asyncio.create_task(watch.watch())
     async with asyncio.timeout(30):
         while len(reports) < 2:
@@ -83,7 +83,7 @@ def test_old_news_is_no_reading() -> None:
 
 def test_at_most_two_readings_a_second_go_up_and_conditions_are_told_at_once() -> None:
     reports: list[Report] = []
-    watch = ConditionsWatch("p", Stub(), reports.append, lambda: 0.0)  # type: ignore[arg-type]
+    watch = ConditionsWatch("p", Stub(), reports.append, lambda: 0.0, SensorNames())  # type: ignore[arg-type]
     for tenth in range(20):
         watch.emit(Reading(tenth / 10, "p", VALUES))
     watch.emit(Reading(1.91, "p", {**VALUES, "battery/charging": 0.0}))
@@ -95,7 +95,7 @@ async def test_an_agent_that_cannot_be_watched_is_left_alone() -> None:
     reports: list[Report] = []
     metadata = grpc.aio.Metadata()
     stub = Stub(grpc.aio.AioRpcError(grpc.StatusCode.UNIMPLEMENTED, metadata, metadata))
-    watch = ConditionsWatch("p", stub, reports.append, lambda: 5.0)  # type: ignore[arg-type]
+    watch = ConditionsWatch("p", stub, reports.append, lambda: 5.0, SensorNames())  # type: ignore[arg-type]
     async with asyncio.timeout(30):
         await watch.watch()
     assert reports == []
@@ -113,3 +113,14 @@ def test_a_reading_holds_numbers_alone_and_no_more_than_a_phone_has() -> None:
     assert len(told[0].values) == SENSOR_LIMIT
     assert max(map(len, told[0].values)) < 1000
     assert told[1].values == {"battery/voltage": 4.0}
+
+
+def test_a_phone_that_invents_sensors_at_each_reading_is_heard_of_the_first_alone() -> None:
+    reports: list[Report] = []
+    watch = ConditionsWatch("p", Stub(), reports.append, lambda: 0.0, SensorNames(3))  # type: ignore[arg-type]
+    for second in range(50):
+        watch.emit(Reading(float(second), "p", {"battery/voltage": 4.0, f"thermal/{second}": 1.0}))
+    told = [report.values for report in reports if isinstance(report, Reading)]
+    assert len(told) == 50
+    assert set().union(*told) == {"battery/voltage", "thermal/0", "thermal/1"}
+    assert told[-1] == {"battery/voltage": 4.0}

@@ -35,9 +35,9 @@ from mobifarm.controller.errors import (
 from mobifarm.controller.host.edits import ExportEdits, ImportEdits, ListEdits, UndoEdits
 from mobifarm.controller.host.phone import PhoneSession
 from mobifarm.controller.host.recovery import LadderSettings, Rung
-from mobifarm.controller.host.reports import AttemptProgress, Report, SamplesPiece
+from mobifarm.controller.host.reports import AttemptProgress, Reading, Report, SamplesPiece
 from mobifarm.v1 import agent_pb2
-from mobifarm.workloads.samples import unpack
+from mobifarm.workloads.samples import SENSOR_LIMIT, unpack
 
 PAYLOAD: dict[str, Any] = {
     "model": "tiny",
@@ -589,3 +589,28 @@ async def test_whether_the_base_is_proven_is_told_of_every_end(
     await bench.wait_for(DeviceReady)
     bench.session.dispatch("a1", 7, PAYLOAD)
     assert (await bench.wait_for(kind)).base_proven is proven
+
+
+class Inventive(ScriptedStub):
+    """Tells one batch of sensors, then nothing more."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        sample = agent_pb2.TelemetrySample(monotonic_ns=1, values=dict.fromkeys(names, 1.0))
+        self.batch = agent_pb2.TelemetryBatch(samples=[sample])
+
+    async def WatchSensors(self, request: Any) -> AsyncIterator[agent_pb2.WatchSensorsResponse]:  # noqa: N802
+        yield agent_pb2.WatchSensorsResponse(batch=self.batch)
+        await asyncio.Event().wait()
+
+
+async def test_a_phone_that_comes_again_with_other_sensors_is_not_another_phone(
+    benches: Callable[..., Bench],
+) -> None:
+    most = [f"x/{number}" for number in range(SENSOR_LIMIT)]
+    phones = [ScriptedPhone(Inventive(*names)) for names in (most, ["x/0", "y/0"], ["x/0", "y/0"])]
+    phones[2].serial = "S2"
+    bench = benches(*phones)
+    for number, told in enumerate((set(most), {"x/0"}, {"x/0", "y/0"}), 1):
+        assert (await bench.wait_for(Reading, number)).values.keys() == told
+        phones[number - 1].lost.set()

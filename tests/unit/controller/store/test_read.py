@@ -15,7 +15,8 @@ from mobifarm.controller.core.events import (
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.errors import UserError
 from mobifarm.controller.store.projection import PROJECTIONS
-from mobifarm.controller.store.read import ResultView, StoreReader
+from mobifarm.controller.store.read import Reader, ResultView, StoreReader
+from mobifarm.controller.store.schema import TABLE_KEYS
 from mobifarm.controller.store.sqlite import SqliteStore
 
 EVENTS = (
@@ -103,6 +104,35 @@ def test_attempts_are_listed_as_they_were_granted(reader):
         ("a2", "t11", "failed", ""),
         ("a3", "t2", "done", ""),
     ]
+
+
+def test_a_digest_is_of_every_row(reader, monkeypatch):
+    before = {table: reader.digest(table) for table in TABLE_KEYS}
+    assert [before[table][0] for table in ("events", "payloads", "results")] == [10, 13, 2]
+    monkeypatch.setattr("mobifarm.controller.store.read.RESULTS_PAGE", 3)
+    assert {table: reader.digest(table) for table in TABLE_KEYS} == before
+
+
+class OneTable:
+    """Answers with the same rows, once."""
+
+    def __init__(self, *rows):
+        self.rows = [rows]
+
+    def columns(self, table):
+        return frozenset({"job_id", "body"})
+
+    def execute(self, statement, parameters=()):
+        return self.rows.pop() if self.rows else []
+
+
+def test_a_digest_tells_values_apart_and_not_the_order_of_rows():
+    def digest(*rows):
+        return Reader(OneTable(*rows), lambda: None).digest("specs")
+
+    assert digest(("a", "1"), ("b", "2")) == digest(("b", "2"), ("a", "1"))
+    several = [(), (("a", "1"),), (("a", "2"),), (("a", None),), (("a", "1"), ("a", "1")), (("", "a1"),)]
+    assert len({digest(*rows) for rows in several}) == len(several)
 
 
 def test_phones_are_listed_with_their_properties(reader):
