@@ -87,7 +87,9 @@ class Accelerator:
         """
         npu = bundle.npu
         if npu is None:
-            return PROCESSOR, json.dumps({"reason": self.reason})
+            # Of a bundle without graphs for one, nobody wants to hear why it was not used.
+            has_graphs = npu_graphs(bundle.manifest) is not None
+            return PROCESSOR, json.dumps({"reason": self.reason, "bundle_has_graphs": has_graphs})
         report: dict[str, Any] = accelerator_report(npu, npu.backend.placement(), bundle)
         scorer = Scorer(bundle, tokenize_questions(bundle, questions(record)))
         there = scorer.score(stack.side_input(), lambda: None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from mobifarm.agent.accelerator import WORKER_SOCKET, Accelerator
 from mobifarm.agent.backends import BackendError
 from mobifarm.agent.backends.cpu import CpuBackend
 from mobifarm.agent.backends.interface import Backend
+from mobifarm.agent.backends.serve import serve
 from mobifarm.agent.backends.snapdragon import CHIPS
 from mobifarm.agent.backends.worker import SpawnedLink
 from mobifarm.agent.editor import EditRecord, edit
@@ -181,6 +184,30 @@ def test_a_worker_that_goes_away_quarantines_the_htp_not_the_phone(
     assert "failed twice" in json.loads(finished.accelerator_json)["reason"]
     # It stays so, and the phone goes on.
     assert run().accelerator == "cpu"
+
+
+def test_a_worker_that_computes_something_else_is_not_used_and_the_result_says_why(
+    home: tuple[Path, str],
+) -> None:
+    class Wrong(CpuBackend):
+        accelerator = "htp_hardware"
+
+        def run(self, graph, feeds):  # type: ignore[no-untyped-def]
+            return {name: 1.1 * array for name, array in super().run(graph, feeds).items()}
+
+    place = home[0] / WORKER_SOCKET
+    place.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen(1)
+        threading.Thread(target=serve, args=(listener, Wrong()), daemon=True).start()
+        finished = run_edit(*home)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert finished.accelerator == "cpu"
+    told = json.loads(finished.accelerator_json)
+    assert told["bundle_has_graphs"]
+    assert "htp_hardware computes something else than the processor" in told["reason"]
+    assert finished.returned_to_base
 
 
 def test_graphs_compiled_ahead_give_the_same_numbers(npu_bundle: Path, qnn: ModuleType) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import mobifarm
 from mobifarm.simulator.virtual_phones import VirtualPhones
 from mobifarm.workloads.models.compile import compile_bundle
 from mobifarm.workloads.models.npu import build_npu_bundle
@@ -64,3 +65,12 @@ def test_results_tell_where_they_ran_and_why(npu_farm: Any, tmp_path: Path, tiny
     assert all(probe["rms_steps"] <= probe["allowed_rms_steps"] for probe in details["probe"].values())
     assert processor["name"] == "cpu"
     assert "no worker for a neural processor" in processor["details"]["reason"]
+    with mobifarm.Client(home=npu_farm.home) as client:
+        for profile, words in (
+            ("galaxy-s24", f"htp_emulator ({details['operators']} of {details['operators']} operators)"),
+            ("pixel-8", f"cpu ({processor['details']['reason']})"),
+        ):
+            [row] = client.summary(jobs[profile])["phones"]
+            assert row["accelerator"] == words
+            page = client.report(jobs[profile])
+            assert all(part in page for part in words.rstrip(")").split(" (", 1))
