@@ -1,7 +1,7 @@
 """The neural processor of a virtual Snapdragon phone: Qualcomm's emulator of it, in a process of its own.
 
-The process is the worker that the agent looks for in its folder; it ends with the phone and with the launcher.
-It is some thousand times slower than the chip.
+The process is the worker that the agent looks for in its folder; it ends with the phone and with the
+launcher. It is some thousand times slower than the chip.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 # Of the agent's package, as a program: no import crosses the wall.
 WORKER: Final = "mobifarm.agent.backends.serve"
@@ -61,8 +61,8 @@ class NeuralProcessor:
         """Start it anew; returns when it listens. Raises :class:`NeuralProcessorError`."""
         await self.stop()
         self._socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        begin = self._log.stat().st_size if self._log.exists() else 0
-        with open(self._log, "ab") as errors:
+        with self._open_log() as errors:
+            begin = errors.tell()
             process = self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", WORKER, "--until-stdin-closes"),
                 *("--socket", str(self._socket), "--soc", self._soc_model),
@@ -81,6 +81,9 @@ class NeuralProcessor:
             await self.stop()
             words = self._log.read_bytes()[begin:].decode(errors="replace").strip()[-500:]
             raise NeuralProcessorError(words or f"it did not listen within {_START_TIMEOUT_S:g} s")
+
+    def _open_log(self) -> BinaryIO:
+        return open(self._log, "ab")
 
     async def stop(self) -> None:
         """End it; harmless where it does not run."""
