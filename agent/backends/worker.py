@@ -204,7 +204,7 @@ def _connect(path: Path, within_s: float, alive: Any) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(within_s)
-            connection.connect(str(path))
+            _reach(connection, path)
             return connection
         except OSError:
             connection.close()
@@ -212,6 +212,15 @@ def _connect(path: Path, within_s: float, alive: Any) -> socket.socket:
                 raise
         with contextlib.suppress(InterruptedError):
             time.sleep(_POLL_PERIOD_S)
+
+
+def _reach(connection: socket.socket, path: Path) -> None:
+    """Connect by the folder's descriptor: an agent's folder may have a longer path than the kernel takes."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        connection.connect(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 def _said(error: Exception) -> str:

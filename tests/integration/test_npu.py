@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -160,6 +161,9 @@ def test_an_edit_runs_on_the_emulated_htp_and_agrees_with_the_processor(
     for check in told["probe"].values():
         assert 0 < check["rms_steps"] <= check["allowed_rms_steps"]
     assert told["processor"]["largest_score_difference_nats"] < 0.05
+    # The losses are loud enough as it is.
+    assert told["perturbation"] == 0.5
+    assert 0 < told["loss_noise_nats"] < 0.01
     assert finished.returned_to_base
 
 
@@ -197,8 +201,8 @@ def test_a_worker_that_computes_something_else_is_not_used_and_the_result_says_w
 
     place = home[0] / WORKER_SOCKET
     place.parent.mkdir()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(place))
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(place.parent):
+        listener.bind(place.name)
         listener.listen(1)
         threading.Thread(target=serve, args=(listener, Wrong()), daemon=True).start()
         finished = run_edit(*home)
@@ -276,3 +280,14 @@ def test_w8a8_computes_the_same_more_coarsely(npu_bundle: Path) -> None:
             )
     fine, rough = (outcome.scores[0].wanted_before.log_probability for outcome in outcomes)
     assert 0 < abs(fine - rough) < 1
+    noises = []
+    for path in (npu_bundle, coarse.path):
+        graphs = npu_graphs(read_manifest(path)[0])
+        assert graphs is not None
+        noises.append(graphs.loss_noise)
+    assert 0 < 20 * noises[0] < noises[1]
+    # Coarse losses need longer differences to be told apart.
+    shorter, longer = (outcome.perturbation for outcome in outcomes)
+    assert shorter == 0.5
+    assert longer is not None
+    assert longer > 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from mobifarm.agent.accelerator import WORKER_SOCKET
 from mobifarm.agent.backends import protocol
+from mobifarm.agent.backends.worker import SocketLink
 from mobifarm.simulator.control import PhoneRecord
 from mobifarm.simulator.neural_processor import SOCKET
 from mobifarm.simulator.virtual_phones import VirtualPhones
@@ -32,9 +32,7 @@ def phones() -> Iterator[VirtualPhones]:
 
 def accelerator(phones: VirtualPhones, phone: PhoneRecord) -> str:
     """What answers where the agent of that phone would ask."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(DEADLINE_S)
-        connection.connect(str(phones.home / phone.name / "data" / SOCKET))
+    with SocketLink(phones.home / phone.name / "data" / SOCKET).connect(DEADLINE_S) as connection:
         protocol.send(connection, protocol.Message({"call": "hello"}))
         return str(protocol.receive(connection).fields["accelerator"])
 

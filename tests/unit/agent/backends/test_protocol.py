@@ -202,6 +202,14 @@ def test_a_worker_of_another_release_is_refused(tmp_path: Path) -> None:
     thread.join(30)
 
 
+def test_a_worker_is_reached_however_long_the_way_to_its_socket_is(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["phone"] * 40)
+    folder.mkdir(parents=True)
+    backend = WorkerBackend(SpawnedLink(WORKER, folder / "w.sock"))
+    assert backend.accelerator == "cpu"
+    backend.close()
+
+
 def test_no_worker_at_all_is_said(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="does not answer"):
         WorkerBackend(SocketLink(tmp_path / "nothing.sock"), connect_deadline_s=0)
