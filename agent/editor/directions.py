@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
 
-# With noise of a fifth, the slopes have a cosine of 0.98 with what they would be without.
-AUDIBLE = 5.0
+# With noise of a third, slopes have a cosine of 0.95 with what they would be without. Longer steps against
+# less would cost as much again, because losses bend.
+AUDIBLE = 3.0
 
 
 def orthonormal_directions(
@@ -60,7 +61,7 @@ def forward_difference_slopes(losses: FloatArray, step: float, led: int) -> Floa
 
 
 def audible_step(slopes: FloatArray, step: float, noise: float, shortest: float, longest: float) -> float:
-    """A difference step so long that losses along random directions differ by five times their noise.
+    """A difference step so long that losses along random directions differ by three times their noise.
 
     Args:
         slopes: of random directions, from differences of the length ``step``; noise is in them.

@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=FACTS, help="JSON file in a form that MobiFarm reads")
     parser.add_argument("--every", type=int, default=1, help="take each N-th record")
     parser.add_argument("--limit", type=int, default=10)
+    parser.add_argument("--record", action="append", help="id of one of these, and no other")
+    parser.add_argument("--loss-noise", type=float, help="nats, in place of the measured: 0 adapts nothing")
     parser.add_argument("--scheme", action="append", choices=list(Scheme), help="[default: w8a16]")
     parser.add_argument("--length", action="append", type=float, help="of a step, ‖v0‖ [default: 0.1 0.5 1]")
     parser.add_argument("--directions", type=int, default=12)
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write every number to this file")
     arguments = parser.parse_args()
     records = read_records(arguments.records)[:: arguments.every][: arguments.limit]
+    records = [r for r in records if not arguments.record or r.record_id in arguments.record]
     lengths = arguments.length or [0.1, 0.5, 1.0]
     base, source = arguments.bundle, source_of_bundle(arguments.bundle)
     models: dict[str, NpuModel | None] = {PROCESSOR: None}
@@ -74,6 +77,8 @@ def main() -> None:
         path = build_npu_bundle(source, base, Scheme(scheme)).path
         graphs = npu_graphs(AcceleratedBundle.open(path, threads=1, verify=False).manifest)
         assert graphs is not None
+        if arguments.loss_noise is not None:
+            graphs = dataclasses.replace(graphs, loss_noise=arguments.loss_noise)
         models[str(scheme)] = NpuModel(path, graphs, CpuBackend(arguments.threads))
     bundle = AcceleratedBundle.open(base, threads=arguments.threads, verify=False)
     with tempfile.TemporaryDirectory(prefix="mobifarm-fp32-") as folder:

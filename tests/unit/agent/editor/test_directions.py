@@ -105,5 +105,5 @@ def test_the_noise_in_the_slopes_is_not_taken_for_signal() -> None:
     noise = 0.1 * random.standard_normal(10_000)
     assert audible_step(noise / 0.5, 0.5, 0.1, 0.5, 50.0) > 10
     signal = 0.1 * random.standard_normal(10_000)
-    # The differences are as large as the noise: five times as long a step makes them five times as large.
-    assert audible_step(signal + noise / 0.5, 0.5, 0.1, 0.5, 50.0) == pytest.approx(5.0, rel=0.1)
+    # Slopes of 0.1 and noise of 0.1: a step of three makes the one three times the other.
+    assert audible_step(signal + noise / 0.5, 0.5, 0.1, 0.5, 50.0) == pytest.approx(3.0, rel=0.1)
