@@ -20,7 +20,7 @@ WORKER: Final = "mobifarm.agent.backends.serve"
 # Below the phone's /data, where the agent has its folder.
 SOCKET: Final = "local/tmp/mobifarm/npu/worker.sock"
 _MAKERS: Final = ("qti", "qualcomm")
-_START_TIMEOUT_S: Final = 120.0
+_START_TIMEOUT_S: Final = 50.0
 _STOP_TIMEOUT_S: Final = 10.0
 
 
