@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -291,3 +292,33 @@ def test_w8a8_computes_the_same_more_coarsely(npu_bundle: Path) -> None:
     assert shorter == 0.5
     assert longer is not None
     assert longer > 0.5
+
+
+def test_the_benchmark_compares_with_the_same_graphs_in_fp32(npu_bundle: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "bench" / "npu_quality.py"
+    bundle, found = npu_bundle.parent / "tiny-random", tmp_path / "found.json"
+    options = [
+        "--limit",
+        "1",
+        "--directions",
+        "6",
+        "--step-limit",
+        "1",
+        "--threads",
+        "1",
+        "--json",
+        str(found),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(script), "--bundle", str(bundle), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["kind"]: row for row in json.loads(found.read_text())["rows"]}
+    assert set(rows) == {"int8", "w8a16"}
+    assert 0 < abs(rows["w8a16"]["loss_error"]) < 0.02
+    assert 0.99 < rows["w8a16"]["cosines"]["0.5"] < 1
+    assert rows["w8a16"]["steps"] == 1
