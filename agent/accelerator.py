@@ -87,9 +87,13 @@ class Accelerator:
         """
         npu = bundle.npu
         if npu is None:
-            return PROCESSOR, json.dumps({"reason": self.reason})
+            # Of a bundle without graphs for one, nobody wants to hear why it was not used.
+            has_graphs = npu_graphs(bundle.manifest) is not None
+            return PROCESSOR, json.dumps({"reason": self.reason, "bundle_has_graphs": has_graphs})
         report: dict[str, Any] = accelerator_report(npu, npu.backend.placement(), bundle)
         scorer = Scorer(bundle, tokenize_questions(bundle, questions(record)))
+        # Of the search's difference steps the longest, in units of ‖v0‖; null of a method that takes its own.
+        report["perturbation"] = outcome.perturbation
         there = scorer.score(stack.side_input(), lambda: None)
         report["processor"] = {
             "largest_score_difference_nats": max(

@@ -53,6 +53,14 @@ def run(
             help="Processor: x86_64, or arm64-v8a (by qemu-aarch64 on a PC). [default: the computer's]"
         ),
     ] = "",
+    npu: Annotated[
+        bool,
+        typer.Option(
+            "--npu",
+            help="Give Snapdragon phones their neural processor, in Qualcomm's emulator: a thousand times "
+            "slower than the chip.",
+        ),
+    ] = False,
     as_json: _Json = False,
     until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
 ) -> None:
@@ -84,6 +92,7 @@ def run(
         serial=serial,
         usb=usb,
         abi=abi,
+        npu=npu,
         until_stdin_closes=until_stdin_closes,
     )
     try:

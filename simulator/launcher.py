@@ -19,6 +19,7 @@ from mobifarm.simulator.control import ControlServer, PhoneRecord
 from mobifarm.simulator.emulation import EmulationUnavailableError, find_emulation
 from mobifarm.simulator.image import ImageError
 from mobifarm.simulator.machine import Folders, HostMachine, Machine
+from mobifarm.simulator.neural_processor import snapdragon
 from mobifarm.simulator.phone import Authorisation, Phone, PhoneError, PhoneSettings
 from mobifarm.simulator.profile import load_profile, profile_names, serial_of
 from mobifarm.simulator.programs import find_tools
@@ -50,13 +51,14 @@ class LaunchSettings:
     serial: str = ""  # of all phones; "" gives each its own
     usb: bool = False  # phones are devices on USB, on the free controllers of this machine
     abi: str = ""  # of the programs that phones run; "" is the computer's
+    npu: bool = False  # Snapdragon phones have their neural processor, emulated
     until_stdin_closes: bool = False
 
 
 def plan_phones(settings: LaunchSettings, controllers: Sequence[str] = ()) -> list[PhoneSettings]:
     """Names, serials and ports of the phones to run; ``controllers`` are free for phones on USB.
 
-    Raises UnknownProfileError, or PhoneError where there are too few controllers.
+    Raises UnknownProfileError, or PhoneError where there are too few controllers or ``npu`` has no chip.
     """
     if settings.usb and len(controllers) < settings.count:
         raise PhoneError(
@@ -80,7 +82,13 @@ def plan_phones(settings: LaunchSettings, controllers: Sequence[str] = ()) -> li
                 settings.authorisation,
                 shares[index],
                 usb_controller=controllers[index] if settings.usb else "",
+                npu=settings.npu,
             )
+        )
+    if settings.npu and not any(snapdragon(phone.profile.properties) for phone in planned):
+        raise PhoneError(
+            "none of these phones has a Snapdragon, whose neural processor --npu emulates: add one, such as "
+            "--profile galaxy-s24"
         )
     return planned
 

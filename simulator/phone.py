@@ -19,6 +19,7 @@ from mobifarm.simulator.adbd import cable
 from mobifarm.simulator.adbd.keys import KeyFormatError, PublicKey, parse_public_key
 from mobifarm.simulator.adbd.process_tree import ProcessTimes, descendants, is_stopped, read_processes
 from mobifarm.simulator.machine import Folders, Machine
+from mobifarm.simulator.neural_processor import NeuralProcessor, NeuralProcessorError, snapdragon
 from mobifarm.simulator.profile import Profile
 from mobifarm.simulator.sensors.board import SensorBoard
 from mobifarm.simulator.sensors.model import AMBIENT_CELSIUS
@@ -49,7 +50,7 @@ class PhoneError(Exception):
 class PhoneSettings:
     """``port`` 0 takes a free one; it then stays the phone's port for its whole life. ``processors`` of the
     computer are all that the phone's processes may use. ``usb_controller`` of this machine makes the phone a
-    device on USB; "" is for one on TCP."""
+    device on USB; "" is for one on TCP. ``npu`` gives a Snapdragon its neural processor, emulated."""
 
     name: str
     serial: str
@@ -58,6 +59,7 @@ class PhoneSettings:
     authorisation: Authorisation
     processors: frozenset[int]
     usb_controller: str = ""
+    npu: bool = False
 
 
 class Phone:
@@ -76,6 +78,7 @@ class Phone:
         self.hung = False
         self.adbd_pid = 0
         self._port = self._make_port()
+        self._neural_processor = self._make_neural_processor()
         self._loop = asyncio.get_running_loop()
         self._process: asyncio.subprocess.Process | None = None
         self._channel: socket.socket | None = None
@@ -121,6 +124,7 @@ class Phone:
             "sandboxed": self.machine.sandboxed,
             "links": len(self._links),
             "adbd_pid": self.adbd_pid,
+            "neural_processor_pid": self._neural_processor.pid if self._neural_processor else 0,
             "pending_keys": [f"{key.fingerprint} {key.name}" for key in self._pending.values()],
             "modelled": self.sensors.summary(),
         }
@@ -132,6 +136,7 @@ class Phone:
                 return
             await self._forget_process()
             await self._start()
+            await self._start_neural_processor()
             if self.plugged:
                 self._open_port()
 
@@ -140,6 +145,8 @@ class Phone:
         async with self._switching:
             self._close_port()
             await self._stop()
+            if self._neural_processor is not None:
+                await self._neural_processor.stop()
 
     async def reboot(self) -> None:
         """Switch off and on again."""
@@ -279,6 +286,24 @@ class Phone:
             os.close(information)
             ready.cancel()
             exited.cancel()
+
+    def _make_neural_processor(self) -> NeuralProcessor | None:
+        chip = snapdragon(self.settings.profile.properties)
+        if not self.settings.npu or not chip:
+            return None
+        return NeuralProcessor(
+            chip, self.folders.data, self.folders.home / "npu.log", self.settings.processors
+        )
+
+    async def _start_neural_processor(self) -> None:
+        """The phone goes on without it only where that was asked for."""
+        if self._neural_processor is None:
+            return
+        try:
+            await self._neural_processor.start()
+        except NeuralProcessorError as error:
+            await self._stop()
+            raise PhoneError(f"{self.settings.name} has no neural processor: {error}") from error
 
     def _read_adbd_pid(self, information: int) -> int:
         if self._process is None:

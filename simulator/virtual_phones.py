@@ -34,6 +34,7 @@ class VirtualPhones:
         serial: str = "",
         usb: bool = False,
         abi: str = "",
+        npu: bool = False,
         wrapper: Sequence[str] = (),
     ) -> None:
         self._temporary = None if home else tempfile.TemporaryDirectory(prefix="mobifarm-virtual-")
@@ -58,6 +59,8 @@ class VirtualPhones:
             self._command += ["--abi", abi]
         if usb:
             self._command.append("--usb")
+        if npu:
+            self._command.append("--npu")
         for profile in profiles:
             self._command += ["--profile", profile]
         if unsandboxed:

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from mobifarm.workloads.accelerators import in_words
 from mobifarm.workloads.comparisons import Comparisons, comparisons
 from mobifarm.workloads.footnotes import footnotes
 from mobifarm.workloads.passport import MEASURED, MODELLED
@@ -118,12 +119,16 @@ class MethodRow:
 
 @dataclass(frozen=True, slots=True)
 class PhoneRow:
-    """What one phone did; temperatures in degrees Celsius at its first and last sample, None: not read."""
+    """What one phone did; temperatures in degrees Celsius at its first and last sample, None: not read.
+
+    ``accelerator``: all that its edits name, in words, see accelerators.in_words.
+    """
 
     device_id: str
     serial: str
     model: str
     execution: str
+    accelerator: str
     edits: int
     edit_s_median: float | None
     temperature_sensor: str | None
@@ -420,12 +425,17 @@ def _phone_row(key: tuple[str, str], stored: Sequence[Mapping[str, Any]]) -> Pho
         serial=key[1],
         model=(passport.get("phone") or {}).get("model") or "",
         execution=passport.get("execution") or "",
+        accelerator="; ".join(dict.fromkeys(filter(None, map(_accelerator, stored)))),
         edits=len(stored),
         edit_s_median=median(_known(seconds)),
         temperature_sensor=readings[0][0] if readings else None,
         temperature_first=readings[0][1] if readings else None,
         temperature_last=readings[-1][1] if readings else None,
     )
+
+
+def _accelerator(stored: Mapping[str, Any]) -> str:
+    return in_words((stored.get("passport") or {}).get("accelerator") or {})
 
 
 def _temperature(stored: Mapping[str, Any], moment: str) -> tuple[str, float] | None:

@@ -61,13 +61,14 @@ def render_devices(rows: Sequence[PhoneRow], title: str = "Phones") -> Table:
     """What every phone, or the computer, did."""
     return _table(
         title,
-        ("device", "model", "serial", "execution", "edits", "s / edit", "temperature °C"),
+        ("device", "model", "serial", "execution", "accelerator", "edits", "s / edit", "temperature °C"),
         [
             (
                 row.device_id,
                 row.model or UNKNOWN,
                 row.serial or UNKNOWN,
                 row.execution or UNKNOWN,
+                row.accelerator or UNKNOWN,
                 str(row.edits),
                 _number(row.edit_s_median, "{:.2f}"),
                 _temperature(row),

@@ -309,6 +309,11 @@ class Bundle:
             feeds["final_residual"] if with_final_residual else None,
         )
 
+    @property
+    def loss_noise(self) -> float:
+        """Standard deviation of the rounding in one loss, nats; 0 where it needs no heed."""
+        return 0.0
+
     def placement(self) -> dict[str, int]:
         """Execution provider → number of nodes that it ran, from the trace of the first real call."""
         return dict(self._placement)

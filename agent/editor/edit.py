@@ -143,7 +143,7 @@ def edit_several(
         scorers.append(Scorer(bundle, tokenize_questions(bundle, questions_asked)))
     costs = [EditCost() for _ in records]
     signs = [_Signs(r, chosen, c, report, cancelled) for r, c in zip(records, costs, strict=True)]
-    before, statuses, outcomes = [], [], []
+    before, all_found, outcomes = [], [], []
     for record, scorer, cost, sign in zip(records, scorers, costs, signs, strict=True):
         started = clock()
         before.append(scorer.score(None, sign.phase(EditPhase.EVALUATING_BEFORE)))
@@ -158,14 +158,15 @@ def edit_several(
             on_step=sign.on_step,
         )
         stack = stack.with_edit(held_edit(record, method, found))
-        statuses.append(_status(found))
+        all_found.append(found)
         cost.edit_s, cost.evaluation_s = clock() - evaluated, evaluated - started
     for index, scorer in enumerate(scorers):
         started = clock()
         after = scorer.score(stack.side_input(), signs[index].phase(EditPhase.EVALUATING_AFTER))
         costs[index].evaluation_s += clock() - started
         scores = probe_scores(asked[index], before[index], after)
-        outcomes.append(EditOutcome(statuses[index], costs[index], scores))
+        ended = all_found[index]
+        outcomes.append(EditOutcome(_status(ended), costs[index], scores, ended.perturbation))
     return stack, outcomes
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mobifarm.agent.editor.directions import (
     FloatArray,
+    audible_step,
     central_difference_slopes,
     forward_difference_slopes,
     orthonormal_directions,
@@ -27,6 +28,10 @@ from mobifarm.agent.editor.settings import ForwardSettings
 STEP_FACTORS = (0.25, 0.5, 1.0, 2.0)
 TRIM_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_STEP = 0.02
+# ‖v0‖: no difference step is made longer than this for noise; losses bend too much.
+LONGEST_PERTURBATION = 2.0
+# Fewer say too little about how much losses differ.
+ENOUGH_SLOPES = 4
 # Whoever stops at a smaller probability does not ask for a first choice.
 WRITTEN_FROM = 0.5
 # Nats: from a probability of one half on, what holds a search up may be the norm penalty.
@@ -88,12 +93,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The best δ [d] found and how the search ended."""
+    """The best δ [d] found and how the search ended.
+
+    ``perturbation``: the longest difference step that was taken, in units of ‖v0‖; None where none was.
+    """
 
     delta: FloatArray
     converged: bool
     steps: int
     target_probability: float
+    perturbation: float | None = None
 
 
 def clamp_norm(deltas: FloatArray, limit: float) -> FloatArray:
@@ -112,6 +121,7 @@ def minimise(
     generator: np.random.Generator,
     on_step: Callable[[Step], None],
     guide: Guide | None = None,
+    loss_noise: float = 0.0,
 ) -> Solution:
     """Search δ ∈ R^d, ‖δ‖ ≤ norm_limit·‖v0‖, from δ = 0 until the target is probable enough.
 
@@ -124,8 +134,10 @@ def minimise(
         on_step: called before every batched call and at the end; raise from it to stop.
         guide: where there is one, its guess and some of its directions are probed with fewer random ones, and
             the first line search follows the guess alone.
+        loss_noise: standard deviation of what rounding adds to a loss, nats. Difference steps grow where
+            losses tell too little beside it, and shrink again.
     """
-    return _Search(oracle, dimension, reference_norm, settings, generator, on_step, guide).run()
+    return _Search(oracle, dimension, reference_norm, settings, generator, on_step, guide, loss_noise).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +160,7 @@ class _Search:
         generator: np.random.Generator,
         on_step: Callable[[Step], None],
         guide: Guide | None,
+        loss_noise: float,
     ) -> None:
         self._oracle, self._guide = oracle, guide
         self._unit = reference_norm
@@ -159,6 +172,9 @@ class _Search:
         self._objective = self._target_loss = float("nan")
         self._done = False
         self._penalty_weight = settings.norm_penalty
+        self._loss_noise = loss_noise
+        self._perturbation = settings.perturbation * reference_norm
+        self._longest_taken = 0.0
         self._step_length = settings.initial_step * reference_norm
         self._last_gradients: deque[FloatArray] = deque(maxlen=settings.memory)
         self._guess: FloatArray | None = None
@@ -177,7 +193,8 @@ class _Search:
                 break
             self._descend()
         self._announce()
-        return Solution(self._delta, self._done, self._steps, float(np.exp(-self._target_loss)))
+        taken = self._longest_taken / self._unit or None
+        return Solution(self._delta, self._done, self._steps, float(np.exp(-self._target_loss)), taken)
 
     def _descend(self) -> None:
         """Step until the goal or the step limit."""
@@ -215,7 +232,7 @@ class _Search:
         if self._guess is not None:
             leaders, fresh = [self._guess, *leaders], settings.guided_directions
         directions = orthonormal_directions(self._generator, fresh, len(self._delta), [*leaders, *learned])
-        rows, length = len(directions), settings.perturbation * self._unit
+        rows, length = len(directions), self._perturbation
         probes = [self._delta + length * directions]
         if settings.differences == "central":
             probes.append(self._delta - length * directions)
@@ -225,7 +242,21 @@ class _Search:
             slopes = central_difference_slopes(objectives[:rows], objectives[rows:], length)
         else:
             slopes = forward_difference_slopes(objectives, length, led=len(leaders))
+        self._adapt_perturbation(slopes[len(leaders) :])
         return np.asarray(slopes @ directions)
+
+    def _adapt_perturbation(self, slopes: FloatArray) -> None:
+        """Take for the next estimate a step that its losses can be told apart with."""
+        self._longest_taken = max(self._longest_taken, self._perturbation)
+        shortest = self._settings.perturbation
+        if self._loss_noise and len(slopes) >= ENOUGH_SLOPES and np.isfinite(slopes).all():
+            self._perturbation = audible_step(
+                slopes,
+                self._perturbation,
+                self._loss_noise,
+                shortest * self._unit,
+                max(shortest, LONGEST_PERTURBATION) * self._unit,
+            )
 
     def _learned_directions(self) -> list[FloatArray]:
         """The guide's directions, a few in turn."""

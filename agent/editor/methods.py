@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FoundEdit:
-    """The rank-one side input that a method found: edit_key [f], edit_value [d]; see write_back."""
+    """The rank-one side input that a method found: edit_key [f], edit_value [d]; see write_back.
+
+    ``perturbation``: the longest difference step of the search in units of ‖v0‖, None where it has none.
+    """
 
     edit_key: FloatArray
     edit_value: FloatArray
     converged: bool
+    perturbation: float | None = None
 
 
 class Method(Protocol):
@@ -115,8 +119,9 @@ class ForwardMethod:
             generator=generator,
             on_step=_counting(cost, on_step),
             guide=oracle.guide,
+            loss_noise=bundle.loss_noise,
         )
-        return FoundEdit(oracle.edit_key, solution.delta, solution.converged)
+        return FoundEdit(oracle.edit_key, solution.delta, solution.converged, solution.perturbation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class NpuGraphs:
         files: ``layers`` and ``read_out`` → file of the graph.
         steps: of each, the distance of two numbers that its output can take.
         probe: file of a probe batch with the outputs of the processor, as .npz.
+        loss_noise: standard deviation of the rounding in one loss, nats; 0 where it was not measured.
     """
 
     quantisation: str
@@ -51,6 +52,7 @@ class NpuGraphs:
     files: dict[str, str]
     steps: dict[str, float]
     probe: str
+    loss_noise: float = 0.0
 
     def to_extras(self) -> dict[str, Any]:
         """The entry of the manifest."""
@@ -73,7 +75,10 @@ def npu_graphs(manifest: Manifest) -> NpuGraphs | None:
             files={name: str(raw["files"][name]) for name in (LAYERS, READ_OUT)},
             steps={name: float(raw["steps"][name]) for name in (LAYERS, READ_OUT)},
             probe=str(raw["probe"]),
+            loss_noise=float(raw.get("loss_noise", 0.0)),
         )
+        if not 0 <= graphs.loss_noise < float("inf"):
+            raise ValueError(f"loss_noise is {graphs.loss_noise}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
             f"the graphs for neural processors of {manifest.name} are incomplete ({error}): build it again"
@@ -270,6 +275,11 @@ class AcceleratedBundle(Bundle):
             states if with_final_residual else None,
         )
 
+    @property
+    def loss_noise(self) -> float:
+        """See Bundle."""
+        return self.npu.graphs.loss_noise if self.npu is not None and self._engaged else 0.0
+
     def _without_first_tokens(self, call: Sequences) -> Sequences:
         """The same call with every text's first token in the prefix, computed on the processor.
 
@@ -304,6 +314,7 @@ def accelerator_report(npu: NpuModel, placement: Placement, bundle: AcceleratedB
         "probe": {name: asdict(check) for name, check in npu.checks.items()},
         "calls_on_accelerator": bundle.calls_on_accelerator,
         "calls_on_processor": bundle.calls_on_processor,
+        "loss_noise_nats": npu.graphs.loss_noise,
     }
 
 

@@ -45,7 +45,9 @@ class ForwardSettings:
             gradient surrogate,
         learned_directions: and how many of its learned directions, in turn.
         differences: ``forward`` takes one loss evaluation per direction, ``central`` two.
-        perturbation: length of the difference step μ. It must drown the noise of 8-bit activations.
+        perturbation: length of the difference step μ. It must drown the noise of 8-bit activations; on a
+            neural processor the search takes longer ones where its losses tell too little, see
+            directions.audible_step.
         initial_step: middle step length of the first line search.
         norm_limit: δ is clamped to this length.
         norm_penalty: weight λ of λ‖δ‖² in the objective, nats.

@@ -145,11 +145,15 @@ class EditCost:
 
 @dataclass(frozen=True, slots=True)
 class EditOutcome:
-    """A finished edit: how it ended, what it cost, how the model answers before and after."""
+    """A finished edit: how it ended, what it cost, how the model answers before and after.
+
+    ``perturbation``: longest difference step of the search, see FoundEdit.
+    """
 
     status: EditStatus
     cost: EditCost
     scores: tuple[ProbeScore, ...] = field(default=())
+    perturbation: float | None = None
 
 
 class Report(Protocol):

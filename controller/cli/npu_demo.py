@@ -1,7 +1,7 @@
 """``mobifarm npu-demo``: one edit through Qualcomm's HTP emulator on a virtual Snapdragon phone.
 
-The agent runs on the phone as on any other. A worker process of this computer plays the phone's neural
-processor: it listens in the agent's folder and computes with the emulator of PyPI's ``onnxruntime-qnn``.
+The agent runs on the phone as on any other; the phone has its neural processor as with `mobifarm simulate run
+--npu`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from mobifarm.workloads.plain_text import printable
 MODEL = "tiny-random"
 PROFILE = "galaxy-s24"
 SOC = "SM8650"
-WORKER = "mobifarm.agent.backends.serve"  # of the agent's package, as a program: no import crosses the wall
-WORKER_SOCKET = "data/local/tmp/mobifarm/npu/worker.sock"
 DEADLINE_S = 600.0
 STOP_S = 20.0
 # The model has random weights: it can be pushed towards a target, not taught to say it.
@@ -68,10 +66,10 @@ def npu_demo(
     if ahead and worker:
         [made] = _mobifarm("models", "compile", bundle.name, "--soc", SOC, "--json", *place)
         compiled = Path(made["path"])
-    with tempfile.TemporaryDirectory(prefix="mobifarm-npu-") as home, contextlib.ExitStack() as stack:
-        phone = stack.enter_context(_virtual_phone(Path(home), unsandboxed))
-        if worker:
-            stack.enter_context(_neural_processor(Path(home) / phone["name"] / WORKER_SOCKET))
+    with (
+        tempfile.TemporaryDirectory(prefix="mobifarm-npu-") as home,
+        _virtual_phone(Path(home), worker, unsandboxed) as phone,
+    ):
         result = asyncio.run(_edit(phone["address"], Path(home), built["bundle_hash"], bundle, compiled))
     document = _report(result)
     if as_json:
@@ -96,8 +94,10 @@ def _mobifarm(*arguments: str) -> Any:
 
 
 @contextlib.contextmanager
-def _virtual_phone(home: Path, unsandboxed: bool) -> Iterator[dict[str, Any]]:
+def _virtual_phone(home: Path, npu: bool, unsandboxed: bool) -> Iterator[dict[str, Any]]:
     arguments = ["run", "--json", "--until-stdin-closes", "--home", str(home), "--profile", PROFILE]
+    if npu:
+        arguments.append("--npu")
     if unsandboxed:
         arguments.append("--unsandboxed")
     log = home / "simulate.log"
@@ -113,25 +113,6 @@ def _virtual_phone(home: Path, unsandboxed: bool) -> Iterator[dict[str, Any]]:
         if not line:
             raise HostError(f"the virtual phone did not start: {log.read_text(errors='replace')[-500:]}")
         yield json.loads(line)
-    finally:
-        _stop(process)
-
-
-@contextlib.contextmanager
-def _neural_processor(place: Path) -> Iterator[None]:
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    process = subprocess.Popen(
-        [sys.executable, "-m", WORKER, "--socket", str(place), "--soc", SOC, "--until-stdin-closes"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        # It says so once it listens; where it cannot, it ends.
-        if process.stdout is None or not process.stdout.readline():
-            words = process.communicate(timeout=STOP_S)[1].decode(errors="replace").strip()
-            raise HostError(f"the emulated neural processor did not start: {words[-500:]}")
-        yield
     finally:
         _stop(process)
 

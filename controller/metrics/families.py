@@ -132,8 +132,8 @@ PHASE: Final = _gauge(
 NPU_FALLBACK: Final = _gauge(
     "mobifarm_device_npu_fallback",
     "1 where the newest result of this connection was computed on the CPU of a real phone whose chip has an "
-    "NPU that MobiFarm knows; 0 for every other result. This release computes every edit on the CPU, so it "
-    "is 1 on each such phone. A virtual phone has no NPU.",
+    "NPU that MobiFarm knows; 0 for every other result. Only a bundle built with --npu can run on an NPU. "
+    "Always 0 on virtual phones, whose NPU is an emulator at best.",
     "device",
 )
 

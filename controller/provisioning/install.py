@@ -212,14 +212,15 @@ def bundles_by_size(transport: DeviceTransport, home: str) -> list[str]:
 
 
 def remove_bundle(transport: DeviceTransport, home: str, bundle_hash: str) -> None:
-    """Delete one model bundle from the phone.
+    """Delete one model bundle from the phone, and its graphs that were compiled for the phone's chip.
 
     Raises:
         DeviceError: the phone refuses.
     """
     if not _HASH.fullmatch(bundle_hash):
         raise UserError(f"{bundle_hash!r} is not the hash of a model bundle")
-    script = f"cd {shlex.quote(home)}/bundles && rm -rf -- {bundle_hash} .verified-{bundle_hash}"
+    names = f"{bundle_hash} .verified-{bundle_hash} ../npu/{bundle_hash}"
+    script = f"cd {shlex.quote(home)}/bundles && rm -rf -- {names}"
     run(transport, script, "remove a model bundle", timeout_s=120)
 
 

@@ -33,7 +33,8 @@ def remove_from_phone(transport: DeviceTransport, *, keep_edits: bool) -> Remova
     before = _kibibytes(transport, place)
     if keeps:
         script = (
-            f"cd {place} && rm -rf -- runtime bundles && cd agent && "
+            # Of npu the compiled graphs; a worker's socket is not the farm's.
+            f"cd {place} && rm -rf -- runtime bundles npu/*/ && cd agent && "
             'for entry in * .[!.]*; do [ "$entry" = edits ] || rm -rf -- "$entry"; done'
         )
     else:

@@ -12,7 +12,7 @@ import pytest
 BENCHES = Path(__file__).parents[1] / "bench"
 
 
-@pytest.mark.parametrize("name", ["edit_facts", "several_edits", "profile_edit"])
+@pytest.mark.parametrize("name", ["edit_facts", "several_edits", "profile_edit", "npu_quality"])
 def test_a_bundle_of_an_old_schema_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 1}))
     command = [sys.executable, str(BENCHES / f"{name}.py"), "--bundle", str(tmp_path)]

@@ -127,6 +127,14 @@ def test_the_socket_is_its_users_alone_and_agents_come_one_by_one(
         link.close()
 
 
+def test_it_is_reached_however_long_the_way_to_its_socket_is(worker_command: list[str], tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["phone"] * 40)
+    folder.mkdir(parents=True)
+    backend = WorkerBackend(SpawnedLink([*worker_command, "--soc", "cpu"], folder / "w.sock"))
+    assert backend.accelerator == "cpu"
+    backend.close()
+
+
 def test_errors_are_short_and_arrays_lie_anywhere(link: SpawnedLink) -> None:
     name = "ö" * 100_000
     with link.connect(DEADLINE_S) as connection:

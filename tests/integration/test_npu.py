@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +21,7 @@ from mobifarm.agent.accelerator import WORKER_SOCKET, Accelerator
 from mobifarm.agent.backends import BackendError
 from mobifarm.agent.backends.cpu import CpuBackend
 from mobifarm.agent.backends.interface import Backend
+from mobifarm.agent.backends.serve import serve
 from mobifarm.agent.backends.snapdragon import CHIPS
 from mobifarm.agent.backends.worker import SpawnedLink
 from mobifarm.agent.editor import EditRecord, edit
@@ -154,6 +160,9 @@ def test_an_edit_runs_on_the_emulated_htp_and_agrees_with_the_processor(
     for check in told["probe"].values():
         assert 0 < check["rms_steps"] <= check["allowed_rms_steps"]
     assert told["processor"]["largest_score_difference_nats"] < 0.05
+    # The losses are loud enough as it is.
+    assert told["perturbation"] == 0.5
+    assert 0 < told["loss_noise_nats"] < 0.01
     assert finished.returned_to_base
 
 
@@ -178,6 +187,30 @@ def test_a_worker_that_goes_away_quarantines_the_htp_not_the_phone(
     assert "failed twice" in json.loads(finished.accelerator_json)["reason"]
     # It stays so, and the phone goes on.
     assert run().accelerator == "cpu"
+
+
+def test_a_worker_that_computes_something_else_is_not_used_and_the_result_says_why(
+    home: tuple[Path, str],
+) -> None:
+    class Wrong(CpuBackend):
+        accelerator = "htp_hardware"
+
+        def run(self, graph, feeds):  # type: ignore[no-untyped-def]
+            return {name: 1.1 * array for name, array in super().run(graph, feeds).items()}
+
+    place = home[0] / WORKER_SOCKET
+    place.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(place.parent):
+        listener.bind(place.name)
+        listener.listen(1)
+        threading.Thread(target=serve, args=(listener, Wrong()), daemon=True).start()
+        finished = run_edit(*home)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert finished.accelerator == "cpu"
+    told = json.loads(finished.accelerator_json)
+    assert told["bundle_has_graphs"]
+    assert "htp_hardware computes something else than the processor" in told["reason"]
+    assert finished.returned_to_base
 
 
 def test_graphs_compiled_ahead_give_the_same_numbers(npu_bundle: Path, qnn: ModuleType) -> None:
@@ -246,3 +279,44 @@ def test_w8a8_computes_the_same_more_coarsely(npu_bundle: Path) -> None:
             )
     fine, rough = (outcome.scores[0].wanted_before.log_probability for outcome in outcomes)
     assert 0 < abs(fine - rough) < 1
+    noises = []
+    for path in (npu_bundle, coarse.path):
+        graphs = npu_graphs(read_manifest(path)[0])
+        assert graphs is not None
+        noises.append(graphs.loss_noise)
+    assert 0 < 20 * noises[0] < noises[1]
+    # Coarse losses need longer differences to be told apart.
+    shorter, longer = (outcome.perturbation for outcome in outcomes)
+    assert shorter == 0.5
+    assert longer is not None
+    assert longer > 0.5
+
+
+def test_the_benchmark_compares_with_the_same_graphs_in_fp32(npu_bundle: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "bench" / "npu_quality.py"
+    bundle, found = npu_bundle.parent / "tiny-random", tmp_path / "found.json"
+    options = [
+        "--limit",
+        "1",
+        "--directions",
+        "6",
+        "--step-limit",
+        "1",
+        "--threads",
+        "1",
+        "--json",
+        str(found),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(script), "--bundle", str(bundle), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["kind"]: row for row in json.loads(found.read_text())["rows"]}
+    assert set(rows) == {"int8", "w8a16"}
+    assert 0 < abs(rows["w8a16"]["loss_error"]) < 0.02
+    assert 0.99 < rows["w8a16"]["cosines"]["0.5"] < 1
+    assert rows["w8a16"]["steps"] == 1

@@ -15,7 +15,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mobifarm.controller.errors import DeviceError, UserError
 from mobifarm.controller.provisioning.agent import AgentEndpoint, start_agent, stop_agent
 from mobifarm.controller.provisioning.connection import connect_agent
-from mobifarm.controller.provisioning.install import install_bundle, remove_other_bundles, runtime_folder
+from mobifarm.controller.provisioning.install import (
+    install_bundle,
+    install_compiled,
+    remove_bundle,
+    remove_other_bundles,
+    runtime_folder,
+)
 from mobifarm.controller.provisioning.phone import cpu_abi, find_home, read_properties
 from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
 from mobifarm.controller.provisioning.runtime import Runtime, ensure_runtime
@@ -261,6 +267,21 @@ def test_an_interrupted_push_goes_on_where_it_stopped(
     assert set(link.shell(f"ls -A {bundles}").stdout.split()) == {bundle_hash, f".verified-{bundle_hash}"}
     remove_other_bundles(link, home, keep=[])
     assert link.shell(f"ls -A {bundles}").stdout == ""
+
+
+def test_a_bundle_takes_its_compiled_graphs_along(
+    link: DirectTransport, bundle: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, bundle_hash = bundle
+    home = find_home(link)
+    compiled = tmp_path / "SM8650"
+    compiled.mkdir()
+    (compiled / "npu_layers.onnx").write_bytes(b"a graph")
+    install_bundle(link, home, folder, bundle_hash)
+    assert install_compiled(link, home, compiled, bundle_hash, "SM8650") == 7
+    assert install_compiled(link, home, compiled, bundle_hash, "SM8650") == 0
+    remove_bundle(link, home, bundle_hash)
+    assert link.shell(f"find {shlex.quote(home)}/bundles {shlex.quote(home)}/npu -type f").stdout == ""
 
 
 def test_bundles_that_are_none(link: DirectTransport, tmp_path: Path) -> None:

@@ -29,7 +29,15 @@ from mobifarm.agent.editor import packing
 from mobifarm.agent.editor.bundle import Bundle, Floats
 from mobifarm.agent.editor.bundle_files import read_manifest
 from mobifarm.agent.editor.manifest import MANIFEST_NAME, Manifest, manifest_hash
-from mobifarm.agent.editor.npu import LAYERS, NPU, READ_OUT, NpuGraphs, pack_probe
+from mobifarm.agent.editor.npu import (
+    LAYERS,
+    NPU,
+    READ_OUT,
+    AcceleratedBundle,
+    NpuGraphs,
+    NpuModel,
+    pack_probe,
+)
 from mobifarm.agent.editor.packing import ChunkShape, Sequences, chunks
 from mobifarm.agent.errors import BundleError
 from mobifarm.workloads.models.attention import rotary_tables
@@ -40,6 +48,7 @@ from mobifarm.workloads.models.build import (
     lock_bundle,
     move_into_place,
 )
+from mobifarm.workloads.models.npu_noise import loss_noise
 from mobifarm.workloads.models.sources import Source
 from mobifarm.workloads.models.static_graph import (
     Range,
@@ -63,7 +72,7 @@ TEXTS = (
 )
 _CHANGES_PER_TEXT = 6
 _LONGEST_CHANGE = 4.0  # ‖v0‖, as in the editors' norm_limit
-_CODE = ("npu.py", "static_graph.py", "quantise.py", "attention.py")
+_CODE = ("npu.py", "npu_noise.py", "static_graph.py", "quantise.py", "attention.py")
 
 
 def build_npu_bundle(
@@ -102,6 +111,8 @@ def build_npu_bundle(
             for file in manifest.files:
                 _link(bundle / file, work / file)
             graphs = _write(work, source, bundle, scheme, shape, progress)
+            progress.status("measuring the rounding of a loss")
+            graphs = replace(graphs, loss_noise=_loss_noise(work, graphs, bundle))
             added = {*graphs.files.values(), graphs.probe}
             made = replace(
                 manifest,
@@ -155,6 +166,12 @@ def _write(
     probe_file = f"{NPU}_probe_{scheme}.npz"
     (folder / probe_file).write_bytes(pack_probe(dict(feeds), wanted))
     return NpuGraphs(scheme.value, shape, files, steps, probe_file)
+
+
+def _loss_noise(folder: Path, graphs: NpuGraphs, base: Path) -> float:
+    bundle = AcceleratedBundle.open(base, threads=os.cpu_count() or 1, verify=False)
+    bundle.attach(NpuModel(folder, graphs, CpuBackend(os.cpu_count() or 1)))
+    return loss_noise(bundle, TEXTS)
 
 
 def calibration_feeds(bundle: Bundle, shape: ChunkShape) -> Iterator[Mapping[str, NDArray[Any]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from mobifarm.workloads.accelerators import operators, why_not
 from mobifarm.workloads.report.cells import NONE, Cell, Column, table
 from mobifarm.workloads.report.contents import JobRecord, passport
 from mobifarm.workloads.report.markup import element
@@ -101,9 +102,9 @@ def _accelerator(held: Sequence[Mapping[str, Any]]) -> str:
         nodes = found.get("nodes_by_provider")
         where = ", ".join(f"{number} nodes on {name}" for name, number in sorted((nodes or {}).items()))
         name = found.get("name") or "not named"
-        said[
-            f"{name} ({'trace: ' + where if where else 'no proof: ' + str(found.get('reason') or NONE)})"
-        ] = None
+        proof = "trace: " + where if where else "no proof: " + str(found.get("reason") or NONE)
+        parts = [operators(found), why_not(found), proof]
+        said[f"{name} ({'; '.join(part for part in parts if part)})"] = None
     more = f"; and {len(said) - 2} more" if len(said) > 2 else ""
     return "; ".join(list(said)[:2]) + more
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_each_phone_on_usb_has_a_controller_of_its_own(tmp_path: Path) -> None:
     assert {phone.usb_controller for phone in plan_phones(LaunchSettings(tmp_path, count=2), ["udc.0"])} == {
         ""
     }
+
+
+def test_a_neural_processor_is_asked_for_where_a_phone_has_one(tmp_path: Path) -> None:
+    asked = LaunchSettings(tmp_path, count=2, npu=True)
+    assert all(phone.npu for phone in plan_phones(asked))
+    assert not any(phone.npu for phone in plan_phones(replace(asked, npu=False)))
+    with pytest.raises(PhoneError, match="none of these phones has a Snapdragon"):
+        plan_phones(replace(asked, profiles=["pixel-8"]))
 
 
 def test_unknown_kind_is_refused(tmp_path: Path) -> None:

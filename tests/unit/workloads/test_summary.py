@@ -449,3 +449,23 @@ def test_without_energy_there_is_no_row_and_a_note() -> None:
     text = printed(summarise([trial(1)], []))
     assert "J per successful edit" not in text
     assert "Energy: not measured" in text
+
+
+def test_a_phone_shows_every_accelerator_that_its_edits_name() -> None:
+    trials = [trial(1), trial(2), trial(3)]
+    told: list[dict[str, Any]] = [
+        {"name": "htp_emulator", "details": {"operators": 146, "operators_on_accelerator": 146}},
+        {"name": "cpu", "details": {"reason": "the worker failed twice in a call"}},
+    ]
+    for one, accelerator in zip(trials, [told[0], told[0], told[1]], strict=True):
+        assert one.stored is not None
+        one.stored["passport"]["accelerator"] = accelerator
+    summary = summarise(trials, [])
+    (phone,) = summary.phones
+    assert phone.accelerator == (
+        "htp_emulator (146 of 146 operators); cpu (the worker failed twice in a call)"
+    )
+    shown = printed(summary)
+    assert "accelerator" in shown
+    assert "htp_emulator" in shown
+    assert summarise([trial(1)], []).phones[0].accelerator == ""

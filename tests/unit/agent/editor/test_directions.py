@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobifarm.agent.editor.directions import (
+    AUDIBLE,
+    audible_step,
     central_difference_slopes,
     forward_difference_slopes,
     orthonormal_directions,
@@ -72,3 +74,36 @@ def test_forward_differences_take_equal_curvature_away(
 def test_leading_rows_are_left_out_of_the_mean() -> None:
     losses = np.array([100.0, 1.0, 3.0])
     assert forward_difference_slopes(losses, 2.0, led=1) == pytest.approx([49.0, -0.5, 0.5])
+
+
+@given(
+    seed=seeds,
+    count=st.integers(2, 64),
+    slope=st.floats(0, 1e3),
+    noise=st.floats(0, 1e2),
+    step=st.floats(1e-2, 1e2),
+    shortest=st.floats(1e-2, 1e2),
+    more=st.floats(1, 10),
+)
+def test_a_step_is_as_long_as_the_noise_asks_for_within_its_limits(
+    seed: int, count: int, slope: float, noise: float, step: float, shortest: float, more: float
+) -> None:
+    slopes = slope * np.random.default_rng(seed).standard_normal(count)
+    longest = shortest * more
+    found = audible_step(slopes, step, noise, shortest, longest)
+    assert shortest <= found <= longest
+    signal = np.sqrt(max(float(np.var(slopes)) - (noise / step) ** 2, 0))
+    # No shorter than it must be, and no longer.
+    assert found == longest or found * signal >= AUDIBLE * noise * (1 - 1e-9)
+    assert found == shortest or found * signal <= AUDIBLE * noise * (1 + 1e-9)
+    assert audible_step(slopes, step, 0.0, shortest, longest) == shortest
+    assert audible_step(slopes, step, 2 * noise, shortest, longest) >= found
+
+
+def test_the_noise_in_the_slopes_is_not_taken_for_signal() -> None:
+    random = np.random.default_rng(0)
+    noise = 0.1 * random.standard_normal(10_000)
+    assert audible_step(noise / 0.5, 0.5, 0.1, 0.5, 50.0) > 10
+    signal = 0.1 * random.standard_normal(10_000)
+    # Slopes of 0.1 and noise of 0.1: a step of three makes the one three times the other.
+    assert audible_step(signal + noise / 0.5, 0.5, 0.1, 0.5, 50.0) == pytest.approx(3.0, rel=0.1)

@@ -47,6 +47,7 @@ def search(
     settings: ForwardSettings,
     seed: int = 0,
     on_step: Callable[[Step], None] = lambda step: None,
+    loss_noise: float = 0.0,
 ) -> Solution:
     return minimise(
         oracle,
@@ -55,6 +56,7 @@ def search(
         settings=settings,
         generator=np.random.default_rng(seed),
         on_step=on_step,
+        loss_noise=loss_noise,
     )
 
 
@@ -375,3 +377,62 @@ def test_the_bare_prompt_must_write_the_answer_too() -> None:
     assert not solution.converged
     assert (solution.steps, never.settled) == (60, [])
     assert solution.target_probability > STOP
+
+
+def step_lengths(batches: list[Array]) -> list[float]:
+    """Of every batch of probes (those of 16 rows), how far they are from where the search was."""
+    return [
+        float(np.linalg.norm(batch - batch.mean(axis=0), axis=1).mean())
+        for batch in batches
+        if len(batch) >= 16
+    ]
+
+
+def test_difference_steps_grow_where_rounding_drowns_the_loss_and_no_further() -> None:
+    settings = ForwardSettings(directions=16, memory=0, step_limit=4, perturbation=0.1)
+    quiet = Bowl(centre(200, 3.0), floor=5.0, stiffness=0.1)
+    assert search(quiet, settings).perturbation == pytest.approx(0.1)
+    for noise, least, most in ((1e-6, 0.1, 0.1), (1e-3, 0.15, 0.5), (1.0, 2.0, 2.0)):
+        random = np.random.default_rng(1)
+        bowl = Bowl(
+            quiet.centre,
+            floor=5.0,
+            stiffness=0.1,
+            noise=lambda count, of=noise, by=random: of * by.standard_normal(count),
+        )
+        found = search(bowl, settings, loss_noise=noise)
+        assert found.perturbation is not None
+        assert least * 0.999 <= found.perturbation <= most * 1.001
+        lengths = step_lengths(bowl.batches)
+        assert lengths[0] == pytest.approx(0.1, rel=0.05)
+        assert max(lengths) == pytest.approx(found.perturbation, rel=0.05)
+
+
+def test_a_search_that_rounding_blinds_sees_with_longer_steps() -> None:
+    """Losses in steps of a tenth, as coarse graphs give them."""
+
+    class Rounded(Bowl):
+        def evaluate(self, deltas: Array) -> Losses:
+            found = super().evaluate(deltas)
+            coarse = np.round(found.total, 1)
+            return Losses(coarse, coarse)
+
+    settings = ForwardSettings(directions=32, step_limit=25, perturbation=0.02, norm_penalty=0.0)
+    ends = []
+    for noise in (0.0, 0.03):
+        bowl = Rounded(centre(60, 3.0), floor=0.0)
+        solution = search(bowl, settings, loss_noise=noise)
+        ends.append(float(np.linalg.norm(solution.delta - bowl.centre)))
+    blind, seeing = ends
+    assert seeing < 0.6
+    assert blind > 2 * seeing
+
+
+def test_steps_that_were_asked_for_longer_than_the_limit_stay() -> None:
+    bowl = Bowl(centre(50, 3.0), floor=5.0, noise=np.random.default_rng(0).standard_normal)
+    settings = ForwardSettings(directions=16, step_limit=3, perturbation=3.0)
+    assert search(bowl, settings, loss_noise=1.0).perturbation == pytest.approx(3.0)
+
+
+def test_no_step_is_told_where_none_was_taken() -> None:
+    assert search(Bowl(np.zeros(10)), ForwardSettings(directions=4)).perturbation is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 
 from mobifarm.agent.backends import BackendError
 from mobifarm.agent.backends.interface import Arrays, Placement
-from mobifarm.agent.editor.npu import LAYERS, READ_OUT, NpuGraphs, NpuModel, pack_probe
+from mobifarm.agent.editor.npu import LAYERS, NPU, READ_OUT, NpuGraphs, NpuModel, npu_graphs, pack_probe
 from mobifarm.agent.editor.packing import ChunkShape
+from mobifarm.agent.errors import BundleError
 
 WANTED = {LAYERS: np.zeros((1, 4, 2), np.float32), READ_OUT: np.zeros((1, 2, 8), np.float32)}
 
@@ -52,3 +55,26 @@ def test_nonsense_of_a_backend_is_its_own_error(tmp_path: Path, answer: dict[str
         model.logits(np.zeros((1, 2), np.float32))
     with pytest.raises(BackendError, match="something else"):
         NpuModel(tmp_path, graphs, Answering({**right, LAYERS: answer}))
+
+
+def manifest_with(**entries: Any) -> Any:
+    graphs = NpuGraphs(
+        "w8a16", ChunkShape(4, 4, 2), dict.fromkeys(WANTED, "g"), dict.fromkeys(WANTED, 1.0), "p"
+    )
+    extras = {**graphs.to_extras(), **entries}
+    return SimpleNamespace(name="tiny", files={"g": None, "p": None}, extras={NPU: extras})
+
+
+def test_a_bundle_from_before_the_noise_was_measured_has_none() -> None:
+    manifest = manifest_with()
+    del manifest.extras[NPU]["loss_noise"]
+    graphs = npu_graphs(manifest)
+    assert graphs is not None
+    assert graphs.loss_noise == 0.0
+    assert npu_graphs(manifest_with(loss_noise=0.25)) == replace(graphs, loss_noise=0.25)
+
+
+@pytest.mark.parametrize("noise", [float("nan"), float("inf"), -1.0, "much"])
+def test_noise_that_is_none_is_refused(noise: object) -> None:
+    with pytest.raises(BundleError, match="build it again"):
+        npu_graphs(manifest_with(loss_noise=noise))
