@@ -127,7 +127,9 @@ def test_the_socket_is_its_users_alone_and_agents_come_one_by_one(
         link.close()
 
 
-def test_it_is_reached_however_long_the_way_to_its_socket_is(worker_command: list[str], tmp_path: Path) -> None:
+def test_it_is_reached_however_long_the_way_to_its_socket_is(
+    worker_command: list[str], tmp_path: Path
+) -> None:
     folder = tmp_path.joinpath(*["phone"] * 40)
     folder.mkdir(parents=True)
     backend = WorkerBackend(SpawnedLink([*worker_command, "--soc", "cpu"], folder / "w.sock"))
