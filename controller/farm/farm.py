@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol
+from zlib import crc32
 
 from mobifarm.controller.core.check import check
 from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, CheckHealth, Command, Dispatch
@@ -68,6 +69,7 @@ HOST_RETRY_S = 1.0
 Order = tuple[str, str, *tuple[Any, ...]]
 """``dispatch``, ``cancel``, ``acknowledge`` or ``check_health``, the phone, and the other arguments."""
 
+LANES = 4  # of orders that are on their way to one host at once
 ORDERS_LIMIT = 50  # per call: the first phones begin while the orders of the next are on their way
 
 
@@ -109,11 +111,18 @@ class HostLink(Protocol):
 
 
 class _Connection:
-    """A host and what it is to do, in order. One that hangs holds up no other."""
+    """A host and what it is to do. One that hangs holds up no other.
+
+    Orders for one phone stay in order; those for different phones may be on their way at once, as the host
+    would else wait for the controller and the controller for the host.
+    """
 
     def __init__(self, link: HostLink) -> None:
         self.link = link
-        self.commands: asyncio.Queue[Command] = asyncio.Queue()
+        self.lanes: tuple[asyncio.Queue[Command], ...] = tuple(asyncio.Queue() for _ in range(LANES))
+
+    def put(self, command: Command) -> None:
+        self.lanes[crc32(command.device_id.encode()) % LANES].put_nowait(command)
 
 
 class Farm:
@@ -167,7 +176,8 @@ class Farm:
         self.started.set()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._carry_out(self._here))
+                for lane in self._here.lanes:
+                    tasks.create_task(self._carry_out(self._here.link, lane))
                 tasks.create_task(self._listen())
                 tasks.create_task(self._schedule())
         except ExceptionGroup as group:
@@ -234,7 +244,7 @@ class Farm:
                 self._note(event)
             for command in commands:
                 if connection := self._connection(command.device_id):
-                    connection.commands.put_nowait(command)
+                    connection.put(command)
             change, self._change = self._change, asyncio.Event()
             change.set()
         if waiter.cancelled():
@@ -403,7 +413,7 @@ class Farm:
         try:
             await self.apply(joined)
             tasks = [
-                asyncio.create_task(self._carry_out(connection)),
+                *(asyncio.create_task(self._carry_out(link, lane)) for lane in connection.lanes),
                 asyncio.create_task(self._listen_to(link, joined.host)),
             ]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -553,17 +563,17 @@ class Farm:
                 )
             )
 
-    async def _carry_out(self, connection: _Connection) -> NoReturn:
+    async def _carry_out(self, link: HostLink, lane: asyncio.Queue[Command]) -> NoReturn:
         """Run commands in order. One that is lost with its host is derived again when the phone is back."""
         while True:
-            commands = [await connection.commands.get()]
-            while len(commands) < ORDERS_LIMIT and not connection.commands.empty():
-                commands.append(connection.commands.get_nowait())
+            commands = [await lane.get()]
+            while len(commands) < ORDERS_LIMIT and not lane.empty():
+                commands.append(lane.get_nowait())
             dispatched = [command.trial_id for command in commands if isinstance(command, Dispatch)]
             if dispatched:
                 self._payloads.update(await asyncio.to_thread(self._store.payloads, dispatched))
             try:
-                await connection.link.carry_out([self._order(command) for command in commands])
+                await link.carry_out([self._order(command) for command in commands])
             except HostError as error:
                 logger.warning("%s", error)
 

@@ -79,7 +79,7 @@ class LightAgent(agent_pb2_grpc.AgentServiceServicer):
 
     def __init__(self, work_s: float) -> None:
         self._work_s = work_s
-        self._running: dict[tuple[str, str], asyncio.Task[agent_pb2.EditResult]] = {}
+        self._running: dict[tuple[str, str], asyncio.Future[agent_pb2.EditResult]] = {}
         self._tokens: dict[str, int] = {}
 
     async def Describe(self, request: Any, context: Any) -> agent_pb2.DescribeResponse:  # noqa: N802
@@ -100,7 +100,9 @@ class LightAgent(agent_pb2_grpc.AgentServiceServicer):
         self._tokens[phone] = request.fencing_token
         key = phone, request.attempt_id
         if key not in self._running:
-            self._running[key] = asyncio.create_task(self._edit(request))
+            loop = asyncio.get_running_loop()
+            self._running[key] = ended = loop.create_future()
+            loop.call_later(self._work_s, self._end, request, ended)
         yield agent_pb2.RunResponse(
             progress=agent_pb2.EditProgress(phase=agent_pb2.EDIT_PHASE_OPTIMISING, loss=math.nan)
         )
@@ -113,8 +115,7 @@ class LightAgent(agent_pb2_grpc.AgentServiceServicer):
     async def Cancel(self, request: Any, context: Any) -> agent_pb2.CancelResponse:  # noqa: N802
         return agent_pb2.CancelResponse()
 
-    async def _edit(self, request: Any) -> agent_pb2.EditResult:
-        await asyncio.sleep(self._work_s)
+    def _end(self, request: Any, ended: asyncio.Future[agent_pb2.EditResult]) -> None:
         answer = agent_pb2.AnswerScore(log_probability=-1.5, tokens=2, tokens_argmax=1)
         scores = [
             agent_pb2.ProbeScore(
@@ -126,11 +127,13 @@ class LightAgent(agent_pb2_grpc.AgentServiceServicer):
             )
             for _ in range(8)
         ]
-        return agent_pb2.EditResult(
-            attempt_id=request.attempt_id,
-            status=agent_pb2.EDIT_STATUS_CONVERGED,
-            scores=scores,
-            cost=agent_pb2.EditCost(steps=12, loss_evaluations=24, edit_s=self._work_s),
+        ended.set_result(
+            agent_pb2.EditResult(
+                attempt_id=request.attempt_id,
+                status=agent_pb2.EDIT_STATUS_CONVERGED,
+                scores=scores,
+                cost=agent_pb2.EditCost(steps=12, loss_evaluations=24, edit_s=self._work_s),
+            )
         )
 
 

@@ -173,6 +173,32 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def test_a_slow_call_holds_up_its_phone_and_not_all(path: Path) -> None:
+    class SlowHost(ScriptedHost):
+        def __init__(self) -> None:
+            super().__init__()
+            self.orders: list[tuple[str, str]] = []
+            self.free = asyncio.Event()
+
+        async def carry_out(self, orders: Sequence[Order]) -> None:
+            if any(device_id == "slow" for _, device_id, *_ in orders):
+                await self.free.wait()
+            self.orders += [(method, device_id) for method, device_id, *_ in orders]
+
+    host, phones = SlowHost(), ["slow", *(f"phone-{number}" for number in range(32))]
+    async with running(path, host) as farm:
+        await farm.apply(*(DeviceAdded(1.0, phone, phone, "test") for phone in phones), job(len(phones)))
+        host.queue.put_nowait([ready(phone) for phone in phones])
+        await until(lambda: bool(host.orders))
+        await farm.apply(JobCancelled(3.0, "j"))
+        await until(lambda: any(method == "cancel" for method, _ in host.orders))
+        assert not any(device_id == "slow" for _, device_id in host.orders)
+        host.free.set()
+        await until(lambda: len(host.orders) == 2 * len(phones))
+    for phone in phones:
+        assert [method for method, device_id in host.orders if device_id == phone] == ["dispatch", "cancel"]
+
+
 async def test_trials_are_leased_and_their_results_stored(path: Path) -> None:
     host = ScriptedHost()
     async with running(path, host) as farm:
