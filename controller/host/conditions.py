@@ -105,12 +105,21 @@ class ConditionsWatch:
         self._clock = clock
         self._decimator = Decimator()
         self._passed_at = -math.inf
+        self._newest_ns = -1
 
     def emit(self, report: Report) -> None:
-        """Pass a report on; a reading may become an event of its own, and too many readings are left out."""
+        """Pass a report on; a reading may become an event of its own, and too many readings are left out.
+
+        What the phone saw before its last reading is no news: an attempt's samples begin with those of a
+        stretch without work, which may be half an hour old.
+        """
         if not isinstance(report, Reading):
             self._emit(report)
             return
+        if report.monotonic_ns is not None:
+            if report.monotonic_ns < self._newest_ns:
+                return
+            self._newest_ns = report.monotonic_ns
         report = self._names.bounded(report)
         if report.at - self._passed_at >= READING_PERIOD_S:
             self._passed_at = report.at

@@ -91,6 +91,20 @@ def test_at_most_two_readings_a_second_go_up_and_conditions_are_told_at_once() -
     assert [one.at for one in reports if isinstance(one, DeviceConditions)] == [0.0, 1.91]
 
 
+def test_what_the_phone_saw_before_its_last_reading_is_no_news() -> None:
+    # An attempt's samples begin with those of a stretch without work, which may be half an hour old.
+    reports: list[Report] = []
+    watch = ConditionsWatch("p", Stub(), reports.append, lambda: 0.0, SensorNames())  # type: ignore[arg-type]
+    warm, cold = {"battery/temperature": 40.0}, {"battery/temperature": 23.0}
+    watch.emit(Reading(1.0, "p", warm, 2_000))
+    watch.emit(Reading(5.0, "p", cold, 1_000))
+    watch.emit(Reading(9.0, "p", warm, 3_000))
+    readings = [report.values for report in reports if isinstance(report, Reading)]
+    assert readings == [warm, warm]
+    told = [report.conditions for report in reports if isinstance(report, DeviceConditions)]
+    assert told == [Conditions(40.0)]
+
+
 async def test_an_agent_that_cannot_be_watched_is_left_alone() -> None:
     reports: list[Report] = []
     metadata = grpc.aio.Metadata()
