@@ -54,7 +54,11 @@ def test_a_model_that_was_saved_without_its_output_projection_has_shorter_names(
 
 
 @pytest.mark.parametrize(
-    "index", ["", "{}", '{"weight_map": []}', '{"weight_map": {"a": "gone.safetensors"}}']
+    "index",
+    [
+        *("", "{}", "[]", "[" * 100_000),
+        *('{"weight_map": []}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "gone.safetensors"}}'),
+    ],
 )
 def test_a_broken_index_is_one_sentence(tmp_path: Path, index: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
@@ -69,6 +73,19 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(whole[:-2])
     with pytest.raises(WorkloadInputError, match="cannot be read as a model"):
         SafetensorsFiles(tmp_path)
+
+
+def test_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
+    """Their numbers would make a bundle all the same, and a model that says nonsense."""
+    save_file({NORM: VALUES, "lm_head.weight": VALUES.to(torch.int8)}, tmp_path / "model.safetensors")
+    files = SafetensorsFiles(tmp_path)
+    files.require({NORM: [3]})
+    with pytest.raises(WorkloadInputError, match=r"lacks 1 of the model's tensors, such as model\.a"):
+        files.require({NORM: [3], "model.a": [3]})
+    with pytest.raises(WorkloadInputError, match=r"has model\.norm\.weight of shape \[3\], .* \[4\]"):
+        files.require({NORM: [4]})
+    with pytest.raises(WorkloadInputError, match=r"has lm_head\.weight in I8, .* unquantised"):
+        files.require({"lm_head.weight": [3]})
 
 
 def test_what_was_read_before_does_not_stay_in_memory(tmp_path: Path) -> None:
