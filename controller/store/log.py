@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -177,7 +177,8 @@ class LogStore:
                 Exception
             ) as error:  # whatever it is, nobody may wait for ever and nothing may follow the gap
                 self._failure = error if isinstance(error, FarmError) else _unwritable(error)
-                self._database.roll_back()
+                with suppress(Exception):  # what is not committed is undone by the next opening too
+                    self._database.roll_back()
         for position, request in enumerate(requests):
             outcome = self._failure or outcomes[position]
             if isinstance(outcome, FarmError):

@@ -81,8 +81,8 @@ def test_a_folder_without_weights_is_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
-    """transformers would fill it with random numbers."""
+def test_a_folder_that_lacks_a_tensor_or_has_one_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """transformers would fill the first with random numbers."""
     import transformers
     from safetensors.torch import load_file, save_file
 
@@ -100,6 +100,12 @@ def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         WorkloadInputError, match=r"m lacks 1 of the model's tensors, such as lm_head\.weight"
     ):
+        build_bundle(HuggingFaceFolder(folder), tmp_path / "b")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "intermediate_size": 24}))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(WorkloadInputError, match=r"of shape .*, which by its config\.json is \["):
         build_bundle(HuggingFaceFolder(folder), tmp_path / "b")
 
 

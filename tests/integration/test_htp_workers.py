@@ -257,6 +257,12 @@ def test_what_is_no_message_is_answered_by_hanging_up(running: Running, sent: by
     assert answered(running, sent) is understood(sent)
 
 
+def test_a_call_that_is_nested_deeply_ends_no_worker(running: Running) -> None:
+    for depth in (400, 500_000):
+        answered(running, headed(b'{"arrays": [], "call": ' + b"[" * depth + b"]" * depth + b"}", 0))
+        assert answered(running, headed(b'{"arrays": [], "call": "hello"}', 0))
+
+
 @pytest.mark.parametrize("lengths", [(1 << 30, 0), (2, 1 << 40), ((1 << 20) + 1, 0), (14, (1 << 31) + 1)])
 def test_too_long_a_message_is_not_waited_for(running: Running, lengths: tuple[int, int]) -> None:
     assert not answered(running, struct.pack("<IQ", *lengths))

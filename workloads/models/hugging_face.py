@@ -91,13 +91,9 @@ def _checkpoint_of(model: Any, tokenizer: Any, folder: Path, max_positions: int)
     architecture = _architecture(model.config, max_positions)
     offset = FAMILIES[architecture.family].norm_offset
     tensors = SafetensorsFiles(folder)
-    names = model.state_dict().keys() - ({"lm_head.weight"} if architecture.tied else set())
-    missing = sorted(name for name in names if name not in tensors)
-    if missing:
-        raise WorkloadInputError(
-            f"{folder.name} lacks {len(missing)} of the model's tensors, such as {missing[0]}: "
-            "get the whole folder again"
-        )
+    unused = {"lm_head.weight"} if architecture.tied else set()
+    shapes = {name: each.shape for name, each in model.state_dict().items() if name not in unused}
+    tensors.require(shapes)
 
     def weight(name: str) -> NDArray[np.float32]:
         array = tensors.read(name)
@@ -119,7 +115,7 @@ def _checkpoint_of(model: Any, tokenizer: Any, folder: Path, max_positions: int)
     return Checkpoint(
         architecture=architecture,
         weight=weight,
-        has=names.__contains__,
+        has=shapes.__contains__,
         rotary=rotary(_FULL),
         local_rotary=rotary(_LOCAL) if architecture.local_layers else None,
         tokenizer_json=backend.to_str(),

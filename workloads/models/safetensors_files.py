@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _BODY = "model."
+_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})  # weights as they are: others need scales of their own
 
 
 class SafetensorsFiles:
@@ -26,11 +28,18 @@ class SafetensorsFiles:
 
         self._folder = folder
         self._files: dict[str, Path] = {}
+        self._shapes: dict[str, list[int]] = {}
+        self._types: dict[str, str] = {}
         try:
             for path in _files(folder):
                 with safe_open(path, "pt") as file:
-                    self._files |= dict.fromkeys(file.keys(), path)
-        except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+                    for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                        described = file.get_slice(name)
+                        self._files[name] = path
+                        self._shapes[name], self._types[name] = described.get_shape(), described.get_dtype()
+        except (
+            OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, SafetensorError
+        ) as error:  # fmt: skip
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise WorkloadInputError(f"{folder.name} cannot be read as a model ({reason})") from error
         # A model that was saved without its output projection has names without this part.
@@ -38,6 +47,27 @@ class SafetensorsFiles:
 
     def __contains__(self, name: str) -> bool:
         return self._stored(name) in self._files
+
+    def require(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Raises WorkloadInputError where one of these tensors is missing, or is not what a model needs."""
+        missing = sorted(name for name in shapes if name not in self)
+        if missing:
+            raise WorkloadInputError(
+                f"{self._folder.name} lacks {len(missing)} of the model's tensors, such as {missing[0]}: "
+                "get the whole folder again"
+            )
+        for name, wanted in shapes.items():
+            found, kind = self._shapes[self._stored(name)], self._types[self._stored(name)]
+            if found != list(wanted):
+                raise WorkloadInputError(
+                    f"{self._folder.name} has {name} of shape {found}, which by its config.json is "
+                    f"{list(wanted)}: get the whole folder again"
+                )
+            if kind not in _FLOATS:
+                raise WorkloadInputError(
+                    f"{self._folder.name} has {name} in {kind}, which bundles do not support: "
+                    "use an unquantised model"
+                )
 
     def read(self, name: str) -> NDArray[np.float32]:
         """The tensor as f32; KeyError where there is none."""

@@ -19,10 +19,12 @@ std::system_error failed(const std::string& what) {
   return std::system_error(errno, std::generic_category(), what);
 }
 
-// A field of a header as text, at most 40 bytes; "" where it is not there.
+// A field of a header as text, at most 40 bytes; "" where it is not there. Of a list or an object what it is:
+// written out, one that is nested deeply would need more of the stack than there is.
 std::string text_of(const nlohmann::json& fields, const char* name) {
   const auto found = fields.find(name);
   if (found == fields.end()) return "";
+  if (found->is_structured()) return found->type_name();
   return first_line(found->is_string() ? found->get<std::string>() : found->dump(), 40);
 }
 

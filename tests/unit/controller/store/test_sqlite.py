@@ -21,7 +21,7 @@ from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.step import replay
 from mobifarm.controller.errors import Bug, HostError, UserError
 from mobifarm.controller.store.read import StoreReader
-from mobifarm.controller.store.sqlite import SqliteStore
+from mobifarm.controller.store.sqlite import SqliteStore, _SqliteDatabase
 
 WAIT_S = 60
 
@@ -248,3 +248,18 @@ def test_a_full_disk_fails_the_waiters_and_stops_the_writer(path):
     with SqliteStore(path) as store:
         assert [event.device_id for event in store.load()] == ["p1"]
         assert write(store, DeviceAdded(1.0, "p2", "", "tcp")) == 2
+
+
+def test_a_disk_that_does_not_even_roll_back_leaves_nobody_waiting(path, monkeypatch):
+    def fail(database):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with SqliteStore(path) as store:
+        write(store, DeviceAdded(1.0, "p1", "", "tcp"))
+        monkeypatch.setattr(_SqliteDatabase, "commit", fail)
+        monkeypatch.setattr(_SqliteDatabase, "roll_back", fail)
+        for place in ("p2", "p3"):
+            with pytest.raises(HostError, match="disk I/O error"):
+                write(store, DeviceAdded(1.0, place, "", "tcp"))
+    with SqliteStore(path) as store:
+        assert [event.device_id for event in store.load()] == ["p1"]
