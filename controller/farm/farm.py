@@ -14,9 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Any, NoReturn, Protocol
-from zlib import crc32
+from typing import Any, NoReturn
 
 from mobifarm.controller.core.check import check
 from mobifarm.controller.core.commands import Acknowledge, CancelAttempt, CheckHealth, Command, Dispatch
@@ -43,8 +41,10 @@ from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import Bug, HostError
+from mobifarm.controller.farm.host_link import Connection, HostForgot, HostLink, Order
 from mobifarm.controller.farm.live import LiveView
-from mobifarm.controller.farm.telemetry_files import Measured, TelemetryFiles
+from mobifarm.controller.farm.results import unusable, with_passport, with_samples
+from mobifarm.controller.farm.telemetry_files import TelemetryFiles
 from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.reports import (
     AttemptProgress,
@@ -59,70 +59,11 @@ from mobifarm.controller.host.reports import (
 from mobifarm.controller.provisioning.removal import Removal
 from mobifarm.controller.store.projection import Record, record
 from mobifarm.controller.store.protocol import Store
-from mobifarm.workloads.passport import passport, provenance_of
 
 logger = logging.getLogger(__name__)
 
 HOST_RETRY_S = 1.0
-
-
-Order = tuple[str, str, *tuple[Any, ...]]
-"""``dispatch``, ``cancel``, ``acknowledge`` or ``check_health``, the phone, and the other arguments."""
-
-LANES = 4  # of orders that are on their way to one host at once
 ORDERS_LIMIT = 50  # per call: the first phones begin while the orders of the next are on their way
-
-
-class HostForgot(HostError):
-    """The host's process was started again: it knows no phones until they are attached anew."""
-
-
-class HostLink(Protocol):
-    """How the farm reaches the phones of one host. All methods raise HostError when the host is not there."""
-
-    @property
-    def name(self) -> str: ...
-
-    async def begin(self) -> None:
-        """Let the host forget what it knew, so that all phones that are then attached report anew."""
-        ...
-
-    async def attach(self, device_id: str, address: str) -> None: ...
-
-    async def detach(self, device_id: str) -> None: ...
-
-    async def carry_out(self, orders: Sequence[Order]) -> None:
-        """Have the host do these in order: one call for many, as calls between processes are dear."""
-        ...
-
-    async def edits(self, device_id: str, request: EditsRequest) -> Mapping[str, Any]:
-        """See :func:`mobifarm.controller.host.edits.carry_out`."""
-        ...
-
-    async def examine(self, device_id: str) -> list[Finding]: ...
-
-    async def identify(self, device_id: str) -> None: ...
-
-    async def clean(self, address: str, keep_edits: bool) -> Removal: ...
-
-    async def reports(self) -> Sequence[Report]:
-        """Wait for reports. Raises HostForgot when the host has forgotten its phones since :meth:`begin`."""
-        ...
-
-
-class _Connection:
-    """A host and what it is to do. One that hangs holds up no other.
-
-    Orders for one phone stay in order; those for different phones may be on their way at once, as the host
-    would else wait for the controller and the controller for the host.
-    """
-
-    def __init__(self, link: HostLink) -> None:
-        self.link = link
-        self.lanes: tuple[asyncio.Queue[Command], ...] = tuple(asyncio.Queue() for _ in range(LANES))
-
-    def put(self, command: Command) -> None:
-        self.lanes[crc32(command.device_id.encode()) % LANES].put_nowait(command)
 
 
 class Farm:
@@ -149,8 +90,8 @@ class Farm:
         telemetry_files: TelemetryFiles | None = None,
     ) -> None:
         self._store = store
-        self._here = _Connection(host)
-        self._joined: dict[str, _Connection] = {}  # by the name of the host; only those that are there
+        self._here = Connection(host)
+        self._joined: dict[str, Connection] = {}  # by the name of the host; only those that are there
         self.policy = policy
         self._matches = Matches()
         self._settings = settings
@@ -259,75 +200,16 @@ class Farm:
         return self._change
 
     def _with_passport(self, event: Event) -> Event:
-        """Complete a result with what only the controller knows: which phone, in which measurement epoch."""
+        """Complete a result with what only the controller knows. Raises Bug, see :func:`.results.with_passport`."""
         if not isinstance(event, AttemptFinished) or event.result is None:
             return event
-        device = self.state.devices[event.device_id]
-        delivered, attempt = event.result, self.state.attempts.get(event.attempt_id)
+        attempt = self.state.attempts.get(event.attempt_id)
         payload: Mapping[str, Any] = {}
         if attempt is not None:
             # One look-up by key, on purpose not awaited: reports are stepped in the order they came in.
             kept = self._payloads.pop(attempt.trial_id, None)
             payload = self._store.payload(attempt.trial_id) if kept is None else kept
-        try:
-            described = passport(
-                identity=device.identity,
-                epoch=device.measurement_epoch,
-                execution=device.execution or "unknown",
-                host=device.host,
-                properties=device.properties,
-                agent_version=delivered["agent_version"],
-                sensors=delivered["sensors"],
-                payload=payload,
-                result=delivered["result"],
-                clock=delivered.get("clock"),
-                cpu_governors=delivered.get("cpu_governors"),
-                recorded=delivered.get("recorded"),
-            )
-        except Exception as error:  # it is a phone's word, which must not stop the farm
-            raise Bug(f"no passport can be made of it ({type(error).__name__}: {error})") from error
-        result = {
-            "attempt_id": event.attempt_id,
-            "device_id": event.device_id,
-            "result": delivered["result"],
-            "passport": described,
-        }
-        return replace(event, result=result)
-
-    async def _recorded(self, events: list[Event], pieces: Mapping[str, Sequence[bytes]]) -> list[Event]:
-        """The events, results with what their raw samples tell, which are on disk before they are."""
-        measured = {at: found for at, event in enumerate(events) if (found := self._measured(event))}
-        with_samples = {at: found for at, found in measured.items() if pieces[found.attempt_id]}
-        record = self._telemetry_files.record
-        written = await asyncio.gather(
-            *(asyncio.to_thread(record, pieces[one.attempt_id], one) for one in with_samples.values())
-        )
-        told = {at: record((), one) for at, one in measured.items() if at not in with_samples}
-        told |= dict(zip(with_samples, written, strict=True))
-        return [
-            replace(event, result={**event.result, "recorded": told[at]})
-            if at in told and isinstance(event, AttemptFinished) and event.result is not None
-            else event
-            for at, event in enumerate(events)
-        ]
-
-    def _measured(self, event: Event) -> Measured | None:
-        """How the figures of a result came about; None of other events, and of results that are stored."""
-        if not isinstance(event, AttemptFinished) or event.result is None:
-            return None
-        attempt = self.state.attempts.get(event.attempt_id)
-        if attempt is None or not attempt.live:
-            return None
-        return Measured(
-            attempt_id=event.attempt_id,
-            job_id=attempt.job_id,
-            device_id=event.device_id,
-            execution=attempt.execution,
-            provenance=provenance_of(attempt.execution),
-            clock=event.result.get("clock"),
-            telemetry=event.result["result"].get("telemetry") or {},
-            sensors=event.result["sensors"],
-        )
+        return with_passport(event, self.state.devices[event.device_id], payload)
 
     def _note(self, event: Event) -> None:
         for watcher in self.watchers:
@@ -347,7 +229,7 @@ class Farm:
             case LeaseExpired() | JobCancelled():
                 self._payloads.clear()
 
-    def _connection(self, device_id: str) -> _Connection | None:
+    def _connection(self, device_id: str) -> Connection | None:
         """The way to a phone; None while its host is away."""
         device = self.state.devices.get(device_id)
         if device is None or not device.joined_host:
@@ -407,7 +289,7 @@ class Farm:
             HostError: it does not answer at all; nothing has changed.
         """
         await link.begin()
-        connection = _Connection(link)
+        connection = Connection(link)
         self._joined[joined.host] = connection
         tasks: list[asyncio.Task[NoReturn]] = []
         try:
@@ -488,7 +370,7 @@ class Farm:
                         pieces[report.attempt_id] = self._telemetry_files.pop(
                             report.device_id, report.attempt_id
                         )
-        durable = await self._recorded(durable, pieces)
+        durable = await with_samples(durable, pieces, self.state, self._telemetry_files)
         while durable:
             applied, misfit = await self._apply(durable)
             rest = durable[applied + 1 :]
@@ -496,7 +378,7 @@ class Farm:
                 refused = durable[applied]
                 logger.error("a report that does not fit was dropped: %r", refused, exc_info=misfit)
                 if isinstance(refused, AttemptFinished):  # else its trial would wait for the lease's end
-                    rest.insert(0, _unusable(refused, misfit))
+                    rest.insert(0, unusable(refused, misfit))
             durable = rest
         for news in settling:  # after the loss that it follows, which drops what was heard before
             if self._is_ours(news.device_id):
@@ -588,15 +470,3 @@ class Farm:
                 return "acknowledge", device_id, attempt_id
             case CheckHealth(device_id, check_id, fencing_token):
                 return "check_health", device_id, check_id, fencing_token
-
-
-def _unusable(finished: AttemptFinished, misfit: Bug) -> AttemptFailed:
-    """What stands for a result that cannot be kept: the attempt broke, and the trial is tried again."""
-    return AttemptFailed(
-        finished.at,
-        finished.attempt_id,
-        finished.fencing_token,
-        finished.device_id,
-        f"the farm cannot keep the phone's result: {misfit}",
-        base_proven=finished.base_proven,
-    )

@@ -12,7 +12,8 @@ from mobifarm.controller.core.events import DeviceState, HostJoined
 from mobifarm.controller.core.state import FarmState, Host, HostState
 from mobifarm.controller.errors import HostError
 from mobifarm.controller.farm.door import Door
-from mobifarm.controller.farm.farm import Farm, HostLink
+from mobifarm.controller.farm.farm import Farm
+from mobifarm.controller.farm.host_link import HostLink
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 from mobifarm.controller.core.events import DeviceAdded
 from mobifarm.controller.doctor.finding import Finding
 from mobifarm.controller.errors import FarmError, HostError
-from mobifarm.controller.farm.farm import HostForgot, Order
+from mobifarm.controller.farm.host_link import HostForgot, Order
 from mobifarm.controller.host.edits import EditsRequest
 from mobifarm.controller.host.reports import Report
 from mobifarm.controller.provisioning.removal import Removal

@@ -53,7 +53,7 @@ class HostActor:
         await self._host().detach(device_id)
 
     async def carry_out(self, orders: list[tuple[Any, ...]]) -> None:
-        """Do what :data:`mobifarm.controller.farm.farm.Order` says; one that fails stops no other."""
+        """Do what :data:`mobifarm.controller.farm.host_link.Order` says; one that fails stops no other."""
         host = self._host()
         methods: dict[str, Callable[..., None]] = {
             "dispatch": host.dispatch,

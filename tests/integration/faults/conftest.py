@@ -25,7 +25,8 @@ from mobifarm.controller.core.due import LeaseSettings
 from mobifarm.controller.core.events import Event
 from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.state import JobState
-from mobifarm.controller.farm.farm import Farm, Order
+from mobifarm.controller.farm.farm import Farm
+from mobifarm.controller.farm.host_link import Order
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.host.phones import HostConfiguration, PhoneHost
 from mobifarm.controller.host.reports import Report

@@ -40,7 +40,8 @@ from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import AttemptState, JobState
 from mobifarm.controller.errors import Bug, HostError
-from mobifarm.controller.farm.farm import Farm, HostForgot, Order
+from mobifarm.controller.farm.farm import Farm
+from mobifarm.controller.farm.host_link import HostForgot, Order
 from mobifarm.controller.farm.telemetry_files import TelemetryFiles
 from mobifarm.controller.host.edits import ListEdits
 from mobifarm.controller.host.reports import (
