@@ -21,7 +21,7 @@ from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.step import replay
 from mobifarm.controller.errors import Bug, HostError, UserError
 from mobifarm.controller.store.read import StoreReader
-from mobifarm.controller.store.sqlite import SqliteStore, _SqliteDatabase
+from mobifarm.controller.store.sqlite import SqliteStore
 
 WAIT_S = 60
 
@@ -251,13 +251,13 @@ def test_a_full_disk_fails_the_waiters_and_stops_the_writer(path):
 
 
 def test_a_disk_that_does_not_even_roll_back_leaves_nobody_waiting(path, monkeypatch):
-    def fail(database):
+    def fail():
         raise sqlite3.OperationalError("disk I/O error")
 
     with SqliteStore(path) as store:
         write(store, DeviceAdded(1.0, "p1", "", "tcp"))
-        monkeypatch.setattr(_SqliteDatabase, "commit", fail)
-        monkeypatch.setattr(_SqliteDatabase, "roll_back", fail)
+        monkeypatch.setattr(store._database, "commit", fail)
+        monkeypatch.setattr(store._database, "roll_back", fail)
         for place in ("p2", "p3"):
             with pytest.raises(HostError, match="disk I/O error"):
                 write(store, DeviceAdded(1.0, place, "", "tcp"))
