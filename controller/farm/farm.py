@@ -200,7 +200,7 @@ class Farm:
         return self._change
 
     def _with_passport(self, event: Event) -> Event:
-        """Complete a result with what only the controller knows. Raises Bug, see :func:`.results.with_passport`."""
+        """Complete a result with what only the controller knows. Raises Bug, see :mod:`.results`."""
         if not isinstance(event, AttemptFinished) or event.result is None:
             return event
         attempt = self.state.attempts.get(event.attempt_id)
