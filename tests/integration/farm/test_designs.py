@@ -17,7 +17,7 @@ def test_blocks_stay_on_their_phone_in_their_order(farm: Any, tmp_path: Path, ti
             {
                 "name": "which is cheaper",
                 "model": str(tiny_bundle_path),
-                "dataset": {"builtin": "personal-facts", "limit": 3},
+                "dataset": {"builtin": "personal-facts", "limit": 2},
                 "design": "ab",
                 "methods": [
                     {"name": "forward", "label": "few", "settings": {**easy, "directions": 2}},
@@ -38,7 +38,7 @@ def test_blocks_stay_on_their_phone_in_their_order(farm: Any, tmp_path: Path, ti
     blocks: dict[int, list[Any]] = defaultdict(list)
     for attempt in attempts:
         blocks[designs[attempt.trial_id]["block"]].append(attempt)
-    assert len(blocks) == 12
+    assert len(blocks) == 8
     for block in blocks.values():
         assert [designs[attempt.trial_id]["place"] for attempt in block] == [0, 1, 2, 3]
         assert len({attempt.device_id for attempt in block}) == 1
@@ -47,12 +47,12 @@ def test_blocks_stay_on_their_phone_in_their_order(farm: Any, tmp_path: Path, ti
 
     document = json.loads(farm.run("results", job_id, "--json").stdout)
     found = document["summary"]["comparisons"]
-    assert (found["a"], found["b"], found["blocks"], found["incomplete"]) == ("few", "many", 12, 0)
+    assert (found["a"], found["b"], found["blocks"], found["incomplete"]) == ("few", "many", 8, 0)
     evaluations = [row["comparison"] for row in found["rows"] if row["measure"] == "loss evaluations"]
-    assert [row["blocks"] for row in evaluations][-1] == 12
+    assert [row["blocks"] for row in evaluations][-1] == 8
     # The same seed makes the same edit: there is no noise in what was computed, only in the seconds.
     assert evaluations[-1]["floor"] == 0
     assert evaluations[-1]["verdict"] == "B is higher"
     shown = farm.run("results", job_id).stdout
-    assert "B = many against A = few: 12 of 12 blocks" in shown
+    assert "B = many against A = few: 8 of 8 blocks" in shown
     assert "noise floor" in shown
