@@ -38,6 +38,9 @@ WRITTEN_FROM = 0.5
 NEAR_GOAL = 0.69
 # δ counts as being at its longest from here on.
 AT_LIMIT = 0.99
+# A search that gained less than so many nats in its last so many steps hardly moves any more.
+PLATEAU_NATS = 0.1
+PLATEAU_STEPS = 4
 # The written-back edit may fall this many nats short of what stopped the search: 0.82 for a goal of 0.9.
 SETTLED_SLACK = 0.09
 
@@ -142,11 +145,13 @@ def minimise(
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Evaluated δ [B, d]: objective with its penalty [B], target loss [B], and whether that is the goal."""
+    """Evaluated δ [B, d]: objective with its penalty [B], target loss [B], whether the model writes the target
+    by itself (or need not), and whether that is the goal."""
 
     deltas: FloatArray
     objectives: FloatArray
     target_losses: FloatArray
+    written: NDArray[np.bool_]
     done: NDArray[np.bool_]
 
 
@@ -168,9 +173,11 @@ class _Search:
         self._generator = generator
         self._on_step = on_step
         self._stop_loss = -float(np.log(settings.stop_probability))
+        self._plateau_loss = -float(np.log(settings.plateau_probability))
         self._delta: FloatArray = np.zeros(dimension)
         self._objective = self._target_loss = float("nan")
-        self._done = False
+        self._written = self._done = False
+        self._recent_losses: deque[float] = deque(maxlen=PLATEAU_STEPS + 1)
         self._penalty_weight = settings.norm_penalty
         self._loss_noise = loss_noise
         self._perturbation = settings.perturbation * reference_norm
@@ -197,7 +204,8 @@ class _Search:
         return Solution(self._delta, self._done, self._steps, float(np.exp(-self._target_loss)), taken)
 
     def _descend(self) -> None:
-        """Step until the goal or the step limit."""
+        """Step until the goal, a plateau near it or the step limit."""
+        self._recent_losses.clear()
         while self._steps < self._settings.step_limit and not self._done:
             self._announce()
             self._steps += 1
@@ -210,6 +218,16 @@ class _Search:
             if np.isfinite(gradient).all() and gradient.any():
                 self._line_search(gradient)
                 self._last_gradients.appendleft(gradient)
+            self._accept_plateau()
+
+    def _accept_plateau(self) -> None:
+        """Be content with where the search stands, if that is nearly the goal and it hardly moves any more:
+        a tenth of all edits would spend a third of all evaluations on the little that is missing."""
+        self._recent_losses.append(self._target_loss)
+        gains = self._recent_losses[0] - self._target_loss
+        slow = len(self._recent_losses) > PLATEAU_STEPS and gains < PLATEAU_NATS
+        if slow and not self._done and self._written and self._target_loss <= self._plateau_loss:
+            self._stop_loss, self._done = max(self._stop_loss, self._target_loss), True
 
     def _announce(self) -> None:
         probability = float(np.exp(-self._target_loss))
@@ -217,10 +235,11 @@ class _Search:
 
     def _evaluate(self, deltas: FloatArray, slack: float = 0.0) -> _Candidates:
         losses = self._oracle.evaluate(deltas)
-        done = losses.target <= self._stop_loss + slack
+        written = np.ones(len(deltas), dtype=np.bool_)
         if losses.written is not None and self._settings.stop_probability >= WRITTEN_FROM:
-            done &= losses.written
-        return _Candidates(deltas, losses.total + self._penalty(deltas), losses.target, done)
+            written = losses.written
+        done = written & (losses.target <= self._stop_loss + slack)
+        return _Candidates(deltas, losses.total + self._penalty(deltas), losses.target, written, done)
 
     def _penalty(self, deltas: FloatArray) -> FloatArray:
         return np.asarray(self._penalty_weight * (deltas**2).sum(axis=-1) / self._unit**2)
@@ -324,5 +343,6 @@ class _Search:
             self._move(found, int(done[0]))
 
     def _move(self, to: _Candidates, row: int) -> None:
-        self._delta, self._done = to.deltas[row], bool(to.done[row])
+        self._delta = to.deltas[row]
+        self._written, self._done = bool(to.written[row]), bool(to.done[row])
         self._objective, self._target_loss = float(to.objectives[row]), float(to.target_losses[row])

@@ -56,6 +56,8 @@ class ForwardSettings:
         stop_probability: the edit is done when the target's probability (geometric mean per token and
             over contexts) reaches it and, from 0.5 on, the model writes the target after the bare prompt,
             greedily. With the edit written back it may be 9 % less.
+        plateau_probability: the edit is done from here on too, once four steps together gained less than 10 %
+            (0.1 nats) and the model writes the target; as much as ``stop_probability`` turns this off.
         step_limit: steps after which the best δ so far is written back.
     """
 
@@ -73,6 +75,7 @@ class ForwardSettings:
     norm_penalty: float = _number(0.05, 0.0, 100.0)
     kl_weight: float = _number(0.0, 0.0, 100.0)
     stop_probability: float = _number(0.9, 0.01, 0.9999)
+    plateau_probability: float = _number(0.7, 0.01, 0.9999)
     step_limit: int = _integer(60, 1, 100_000)
 
 

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobifarm.agent.editor import forward
-from mobifarm.agent.editor.forward import SETTLED_SLACK, Losses, Solution, Step, clamp_norm, minimise
+from mobifarm.agent.editor.forward import (
+    PLATEAU_NATS,
+    PLATEAU_STEPS,
+    SETTLED_SLACK,
+    Losses,
+    Solution,
+    Step,
+    clamp_norm,
+    minimise,
+)
 from mobifarm.agent.editor.settings import ForwardSettings
 
 Array = np.ndarray
@@ -377,6 +386,36 @@ def test_the_bare_prompt_must_write_the_answer_too() -> None:
     assert not solution.converged
     assert (solution.steps, never.settled) == (60, [])
     assert solution.target_probability > STOP
+
+
+def test_a_plateau_near_the_goal_is_the_goal() -> None:
+    """The floor leaves a probability of 0.82, which 0.9 can never follow."""
+    settings = ForwardSettings(directions=12, norm_penalty=0.0, step_limit=60)
+    steps: list[Step] = []
+    bowl = Bowl(centre(12, 2.0), floor=0.2)
+    solution = search(bowl, settings, on_step=steps.append)
+    assert solution.converged
+    assert PLATEAU_STEPS <= solution.steps < 60
+    # The last steps gained nearly nothing, and shortening δ gave none of the rest away again.
+    losses = {step.number: -np.log(step.target_probability) for step in steps if step.number < solution.steps}
+    assert losses[solution.steps - PLATEAU_STEPS] - min(losses.values()) < PLATEAU_NATS
+    assert solution.target_probability >= max(step.target_probability for step in steps[1:]) - 1e-12
+    np.testing.assert_array_equal(solution.delta, bowl.settled[-1])
+
+
+@pytest.mark.parametrize(
+    ("oracle", "plateau"),
+    [
+        (Bowl(centre(12, 2.0), floor=0.4), 0.7),
+        (Bowl(centre(12, 2.0), floor=0.2), STOP),
+        (Unsaid(centre(12, 2.0), floor=0.2, written_from=np.inf), 0.7),
+    ],
+    ids=["too far from the goal", "turned off", "not written"],
+)
+def test_another_plateau_is_not(oracle: Bowl, plateau: float) -> None:
+    settings = ForwardSettings(directions=12, norm_penalty=0.0, step_limit=30, plateau_probability=plateau)
+    solution = search(oracle, settings)
+    assert (solution.converged, solution.steps) == (False, 30)
 
 
 def step_lengths(batches: list[Array]) -> list[float]:
