@@ -25,7 +25,7 @@ from mobifarm.agent.editor.directions import (
 )
 from mobifarm.agent.editor.settings import ForwardSettings
 
-STEP_FACTORS = (0.25, 0.5, 1.0, 2.0)
+STEP_FACTORS = (0.25, 0.7, 2.0)
 TRIM_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SMALLEST_STEP = 0.02
 # ‖v0‖: no difference step is made longer than this for noise; losses bend too much.
@@ -145,8 +145,8 @@ def minimise(
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Evaluated δ [B, d]: objective with its penalty [B], target loss [B], whether the model writes the target
-    by itself (or need not), and whether that is the goal."""
+    """Evaluated δ [B, d]: objective with its penalty [B], target loss [B], whether the model writes the
+    target by itself (or need not), and whether that is the goal."""
 
     deltas: FloatArray
     objectives: FloatArray

@@ -48,7 +48,7 @@ class ForwardSettings:
         perturbation: length of the difference step μ. It must drown the noise of 8-bit activations; on a
             neural processor the search takes longer ones where its losses tell too little, see
             directions.audible_step.
-        initial_step: middle step length of the first line search.
+        initial_step: the first line search tries lengths from a quarter to twice this one.
         norm_limit: δ is clamped to this length.
         norm_penalty: weight λ of λ‖δ‖² in the objective, nats.
         kl_weight: weight in the objective of the KL divergence of the next token after "{subject} is a";

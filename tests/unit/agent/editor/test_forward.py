@@ -88,7 +88,7 @@ def test_a_quadratic_is_brought_to_the_goal(differences: str, dimension: int) ->
 def test_a_step_is_one_batch_of_probes_and_one_of_step_lengths(differences: str, each: int) -> None:
     bowl = Bowl(centre(20, 2.0), floor=5.0)
     search(bowl, ForwardSettings(directions=8, differences=differences, step_limit=2))  # type: ignore[arg-type]
-    assert [len(batch) for batch in bowl.batches] == [1, 8 * each, 4, 9 * each, 4]
+    assert [len(batch) for batch in bowl.batches] == [1, 8 * each, 3, 9 * each, 3]
 
 
 def test_a_goal_that_is_met_from_the_start_needs_no_edit() -> None:
@@ -244,7 +244,7 @@ def guided(bowl: Bowl, settings: ForwardSettings) -> Solution:
 def test_the_first_line_search_follows_the_guess_alone() -> None:
     bowl = Bowl(centre(40, 2.0), floor=5.0)
     guided(bowl, ForwardSettings(step_limit=1))
-    assert [len(batch) for batch in bowl.batches] == [1, 4]
+    assert [len(batch) for batch in bowl.batches] == [1, 3]
     cosines = bowl.batches[1] @ bowl.centre / np.linalg.norm(bowl.batches[1], axis=1) / 2.0
     np.testing.assert_allclose(cosines, 1.0)
 
