@@ -106,20 +106,23 @@ class ConditionsWatch:
         self._decimator = Decimator()
         self._passed_at = -math.inf
         self._newest_ns = -1
+        self._news_at = -math.inf
 
     def emit(self, report: Report) -> None:
         """Pass a report on; a reading may become an event of its own, and too many readings are left out.
 
         What the phone saw before its last reading is no news: an attempt's samples begin with those of a
-        stretch without work, which may be half an hour old.
+        stretch without work, which may be half an hour old. A time far ahead of all others, which only a
+        broken clock tells, silences a phone no longer than :data:`LONGEST_SILENCE_S`.
         """
         if not isinstance(report, Reading):
             self._emit(report)
             return
         if report.monotonic_ns is not None:
-            if report.monotonic_ns < self._newest_ns:
+            old = report.monotonic_ns < self._newest_ns
+            if old and report.at - self._news_at < LONGEST_SILENCE_S:
                 return
-            self._newest_ns = report.monotonic_ns
+            self._newest_ns, self._news_at = report.monotonic_ns, report.at
         report = self._names.bounded(report)
         if report.at - self._passed_at >= READING_PERIOD_S:
             self._passed_at = report.at

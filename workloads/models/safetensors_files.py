@@ -34,6 +34,9 @@ class SafetensorsFiles:
             for path in _files(folder):
                 with safe_open(path, "pt") as file:
                     for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                        if name in self._files:
+                            other = self._files[name].name
+                            raise ValueError(f"{name} is in both {other} and {path.name}")
                         described = file.get_slice(name)
                         self._files[name] = path
                         self._shapes[name], self._types[name] = described.get_shape(), described.get_dtype()

@@ -105,6 +105,16 @@ def test_what_the_phone_saw_before_its_last_reading_is_no_news() -> None:
     assert told == [Conditions(40.0)]
 
 
+def test_one_sample_with_an_impossible_clock_silences_nobody_for_good() -> None:
+    reports: list[Report] = []
+    watch = ConditionsWatch("p", Stub(), reports.append, lambda: 0.0, SensorNames())  # type: ignore[arg-type]
+    watch.emit(Reading(0.0, "p", VALUES, 2**62))
+    for second in range(1, 90):
+        watch.emit(Reading(float(second), "p", VALUES, second * 10**9))
+    heard = [report.at for report in reports if isinstance(report, Reading)]
+    assert heard == [0.0, *map(float, range(60, 90))]
+
+
 async def test_an_agent_that_cannot_be_watched_is_left_alone() -> None:
     reports: list[Report] = []
     metadata = grpc.aio.Metadata()

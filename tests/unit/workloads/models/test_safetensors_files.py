@@ -47,6 +47,15 @@ def test_the_index_says_which_files_belong_to_the_model(tmp_path: Path) -> None:
     assert files.read("lm_head.weight").tolist() == files.read(NORM).tolist() == [1.0, -0.5, 3.25]
 
 
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_file({NORM: VALUES}, tmp_path / f"{name}.safetensors")
+    weight_map = {NORM: "a.safetensors", "lm_head.weight": "b.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(WorkloadInputError, match=r"model\.norm\.weight is in both a\.safetensors and b\."):
+        SafetensorsFiles(tmp_path)
+
+
 def test_a_model_that_was_saved_without_its_output_projection_has_shorter_names(tmp_path: Path) -> None:
     save_file({"norm.weight": VALUES}, tmp_path / "model.safetensors")
     files = SafetensorsFiles(tmp_path)
