@@ -107,7 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             listener.bind(str(place))
             place.chmod(0o600)
             listener.listen(1)
-            print("ready", flush=True)
+            # Nobody reads on after this word, and what native code may say later must not fill the pipe.
+            with open(os.dup(1), "w") as reader:
+                os.dup2(2, 1)
+                reader.write("ready\n")
             serve(listener, backend)
     except (BackendError, OSError) as error:
         print(f"mobifarm-htp-worker: {error}", file=sys.stderr)
@@ -118,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: Python cannot end in peace while a thread holds its lock.
+    while os.read(0, 4096):
+        pass
     os._exit(0)  # the main thread may be deep in native code
 
 
