@@ -419,5 +419,5 @@ def test_a_prepared_bundle_can_be_edited_with_and_without_its_preparation(
     monkeypatch.setattr(bundle, "_prepared", random_preparation(bundle))
     with_it = run(bundle, settings={**QUICK, "guided_directions": 2, "learned_directions": 1, "memory": 0})
     # δ = 0 once; the guess alone, then two steps of 1 + 1 + 2 probes on one of two contexts; line searches.
-    assert with_it.cost.loss_evaluations == 1 + 2 * 4 / 2 + 3 * 4
+    assert with_it.cost.loss_evaluations == 1 + 2 * 4 / 2 + 3 * 3
     assert run(bundle, settings={**QUICK, "prepared": "off"}) == plain
