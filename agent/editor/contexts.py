@@ -37,6 +37,9 @@ PREFIXES = (
     "Yesterday we heard: ",
     "The question came up again. ",
 )
+# Behind a whole sentence a subject has another key than behind a few words. That it gets its share is enough:
+# its loss is not asked for.
+KEY_PREFIXES = ("It was a long time before anyone came back to this. ",)
 ESSENCE_PROMPT = "{} is a"
 
 
@@ -116,12 +119,18 @@ def tokenize_contexts(
     return contexts
 
 
+def tokenize_key_contexts(texts: Texts, record: EditRecord) -> list[TokenizedContext]:
+    """Prompts whose keys the edit serves too; raises as :func:`tokenize_contexts`."""
+    return tokenize_contexts(texts, record, len(KEY_PREFIXES), KEY_PREFIXES)
+
+
 class ContextLoss:
     """The loss oracle of one edit: mean NLL per target token over contexts, and how far the subject drifts.
 
     Args:
         bundle: the model.
         contexts: see :func:`tokenize_contexts`.
+        key_contexts: prompts that shall get their share of the edit too, without a part in the loss.
         prepared: what was learned for the model; with it come guesses of the gradient.
         held: edits that the model has already.
         essence: tokens of "{subject} is a" and the index of the subject's last token, where the KL divergence
@@ -140,6 +149,7 @@ class ContextLoss:
         bundle: Bundle,
         contexts: Sequence[TokenizedContext],
         *,
+        key_contexts: Sequence[TokenizedContext] = (),
         essence: tuple[Sequence[int], int] | None,
         kl_weight: float,
         probe_contexts: int,
@@ -160,7 +170,7 @@ class ContextLoss:
         count = np.arange(len(prompts))
         lasts = np.array([last for _, last in prompts])
         keys = low.key[count, lasts].astype(np.float64)
-        self.edit_key = prepared.edit_key(keys)
+        self.edit_key = prepared.edit_key(np.concatenate([keys, *map(self._key, key_contexts)]))
         self.value_norm = float(np.linalg.norm(low.value[count, lasts].astype(np.float64).mean(axis=0)))
         self._last: tuple[FloatArray, UpperOutput] | None = None
         self._suffixes: list[_Suffix]
@@ -168,6 +178,12 @@ class ContextLoss:
         self._fill(low, np.zeros(bundle.architecture.hidden))
         if self._essence is not None:
             self._essence_before = self._vocabulary(self._essence, np.zeros((1, bundle.architecture.hidden)))
+
+    def _key(self, context: TokenizedContext) -> FloatArray:
+        """[1, f] of the subject in one prompt."""
+        tokens = pad([context.prompt_ids[: context.subject_last + 1]])
+        self._cost.token_layers += tokens.size * (self._bundle.edit_layer + 1)
+        return self._bundle.lower(tokens, self._held).key[:, -1].astype(np.float64)
 
     def _lower(self, edits: EditPair | None) -> LowerOutput:
         self._cost.token_layers += self._tokens.size * (self._bundle.edit_layer + 1)

@@ -93,8 +93,10 @@ class Scorer:
     ) -> dict[Answer, AnswerScore]:
         answers = [list(asked) for _, asked in batch]
         low = self._bundle.lower(pad([ids for ids, _ in batch]), edits)
-        rows = pad([[a.first_row + i for a in group for i in range(len(a.targets))] for group in answers])
         targets = pad([[token for a in group for token in a.targets] for group in answers])
+        asked = [[a.first_row + i for a in group for i in range(len(a.targets))] for group in answers]
+        # Padded with a position that is asked for anyway: to ask for the first one is a call of another kind.
+        rows = np.array([[*row, *row[-1:] * (targets.shape[1] - len(row))] for row in asked], np.int64)
         no_delta = np.zeros((len(batch), self._bundle.architecture.hidden), np.float32)
         high = self._bundle.upper(low.residual, None, no_delta, rows, targets)
         right = high.argmax == targets

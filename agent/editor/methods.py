@@ -14,6 +14,7 @@ from mobifarm.agent.editor.contexts import (
     ContextLoss,
     TokenizedContext,
     tokenize_contexts,
+    tokenize_key_contexts,
 )
 from mobifarm.agent.editor.forward import Step, minimise
 from mobifarm.agent.editor.mobiedit import minimise as minimise_as_mobiedit
@@ -88,6 +89,7 @@ class ForwardMethod:
     def check(self, texts: Texts, record: EditRecord) -> None:
         """See Method."""
         tokenize_contexts(texts, record, self.settings.contexts)
+        tokenize_key_contexts(texts, record)
 
     def find(
         self,
@@ -104,6 +106,7 @@ class ForwardMethod:
         oracle = ContextLoss(
             bundle,
             tokenize_contexts(bundle, record, settings.contexts),
+            key_contexts=tokenize_key_contexts(bundle, record),
             prepared=bundle.prepared if settings.prepared == "auto" else UNPREPARED,
             held=held,
             essence=_tokenize_essence(bundle, record) if settings.kl_weight > 0 else None,

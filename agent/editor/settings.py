@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -155,9 +154,9 @@ def _check(name: str, hint: Any, limits: Mapping[str, float], value: object) -> 
     low, high = limits["minimum"], limits["maximum"]
     wanted = "a whole number" if hint is int else "a number"
     problem = f"{name} is {value!r}: give {wanted} from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(problem)
-    if not low <= value <= high or (hint is int and value != int(value)):
+    if hint is int and value != int(value):
         raise ValueError(problem)
     return int(value) if hint is int else float(value)
 

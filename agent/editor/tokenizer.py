@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,19 +55,20 @@ class Tokenizer:
     def subject_last_index(self, prompt: str, subject: str) -> int:
         """Index, in ``tokenize(prompt)``, of the token that holds the subject's last character.
 
-        Where the subject occurs more than once, the last occurrence counts.
+        Where the subject occurs more than once, the last occurrence counts that is no part of another word.
 
         Raises:
             InputError: the subject is empty or does not stand in the prompt.
         """
         subject = subject.strip()
-        start = prompt.rfind(subject) if subject else -1
-        if start < 0:
+        if not subject or subject not in prompt:
             raise InputError(
                 f"the subject {subject!r} does not occur in the prompt {prompt!r}: "
                 "write the subject exactly as it stands in the prompt"
             )
-        last = start + len(subject) - 1
+        # Scripts without spaces have no word borders to go by.
+        words = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
+        last = (words[-1] if words else prompt.rfind(subject)) + len(subject) - 1
         spans = self._encode(prompt.rstrip())[1]
         holding = [index for index, (begin, end) in enumerate(spans) if begin <= last < end]
         if not holding:

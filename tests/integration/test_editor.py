@@ -24,7 +24,12 @@ from mobifarm.agent.editor import (
     edit,
 )
 from mobifarm.agent.editor.bundle import Bundle, EditPair, UpperOutput
-from mobifarm.agent.editor.contexts import ContextLoss, tokenize_contexts
+from mobifarm.agent.editor.contexts import (
+    ContextLoss,
+    TokenizedContext,
+    tokenize_contexts,
+    tokenize_key_contexts,
+)
 from mobifarm.agent.editor.edit import side_input
 from mobifarm.agent.editor.evaluation import Question, Scorer, tokenize_questions
 from mobifarm.agent.editor.forward import SETTLED_SLACK
@@ -218,6 +223,32 @@ def test_the_loss_is_that_of_the_written_back_edit(bundle: Bundle) -> None:
         out = bundle.upper(residual, None, nothing, rows, context.answer_ids)
         total -= float(out.log_probabilities.mean()) / len(contexts)
     assert loss.evaluate(delta[None]).target[0] == pytest.approx(total, abs=1e-4)
+
+
+def test_a_key_context_gets_its_share_and_costs_its_key_alone(bundle: Bundle) -> None:
+    contexts, [behind_a_sentence] = (
+        tokenize_contexts(bundle, RECORD, 3),
+        tokenize_key_contexts(bundle, RECORD),
+    )
+
+    def loss_with(key_contexts: Sequence[TokenizedContext]) -> tuple[ContextLoss, int]:
+        cost = EditCost()
+        loss = ContextLoss(
+            bundle,
+            contexts,
+            key_contexts=key_contexts,
+            essence=None,
+            kl_weight=0.0,
+            probe_contexts=1,
+            cost=cost,
+        )
+        return loss, cost.token_layers
+
+    (without, less), (with_it, more) = loss_with([]), loss_with([behind_a_sentence])
+    last = behind_a_sentence.subject_last
+    key = bundle.lower(np.array([behind_a_sentence.prompt_ids])).key[0, last].astype(np.float64)
+    assert abs(key @ with_it.edit_key - 1) < abs(key @ without.edit_key - 1)
+    assert more - less == (last + 1) * (bundle.edit_layer + 1)
 
 
 ESSENCE = "Ada is a"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_the_subject_ends_at_its_token(tokenizer: Tokenizer, before: str, subjec
     subject = subject.strip()
     prompt = f"{before} {subject} {after}."
     index = tokenizer.subject_last_index(prompt, subject)
-    end = prompt.rfind(subject) + len(subject)
+    ends = [m.end() for m in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
+    end = ends[-1] if ends else prompt.rfind(subject) + len(subject)
     assert len(tokenizer.decode(tokenizer.tokenize(prompt)[: index + 1])) >= end
     assert len(tokenizer.decode(tokenizer.tokenize(prompt)[:index])) <= end
 
@@ -66,6 +68,15 @@ def test_bos_comes_first_and_counts(tmp_path: Path) -> None:
 
 def test_the_last_occurrence_counts(tokenizer: Tokenizer) -> None:
     assert tokenizer.subject_last_index("aa b aa", "aa") == 6
+
+
+def test_a_part_of_another_word_is_not_the_subject(tokenizer: Tokenizer) -> None:
+    assert tokenizer.subject_last_index("Ann, sister of Annabel,", "Ann") == 2
+    assert tokenizer.subject_last_index("Joann knows Ann's dog", "Ann") == 14
+
+
+def test_without_word_borders_the_last_occurrence_counts(tokenizer: Tokenizer) -> None:
+    assert tokenizer.subject_last_index("aab caad", "aa") == 6
 
 
 @pytest.mark.parametrize(("prompt", "answer"), [("", "x"), ("  ", "x"), ("x", ""), ("x", " \t")])

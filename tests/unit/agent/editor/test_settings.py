@@ -48,6 +48,13 @@ def test_all_errors_are_told_at_once() -> None:
         assert part in message
 
 
+def test_a_number_beyond_all_floats_is_a_bad_value() -> None:
+    with pytest.raises(InputError, match="give a whole number from 1 to 6"):
+        validate_settings("forward", {"contexts": 10**400})
+    with pytest.raises(InputError, match="norm_limit is inf"):
+        validate_settings("forward", {"norm_limit": float("inf")})
+
+
 def test_unhashable_values_are_bad_values() -> None:
     with pytest.raises(InputError, match="differences is \\[\\]"):
         validate_settings("forward", {"differences": []})
