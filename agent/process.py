@@ -50,6 +50,10 @@ def run_agent(
     """
     os.umask(0o077)
     limit_heap()  # before there are threads, each of which would get a heap of its own
+    # Read by OpenBLAS when numpy is imported. Its threads spin while they wait for each other: for arrays as
+    # small as the editor's that gains nothing, and where others want the processors it took two fifths of an
+    # edit's time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     home = AgentHome(root.absolute())
     home.take()
     _log_to(home.log)

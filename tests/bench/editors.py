@@ -337,7 +337,8 @@ def _done_before(arguments: argparse.Namespace) -> dict[str, Run]:
 def _run_worker(method: str, tick: Callable[[], None]) -> Run:
     command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker", method]
     done: dict[str, Any] | None = None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ}  # as an agent's
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)
