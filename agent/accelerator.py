@@ -25,6 +25,7 @@ PROCESSOR = "cpu"
 WORKER_SOCKET = "npu/worker.sock"
 _NO_GRAPHS = "the bundle has no graphs for neural processors: build it with --npu"
 _NO_WORKER = "no worker for a neural processor runs on this phone"
+_PROCESSOR_WORKER = "the worker runs the graphs on the processor: start it without --soc cpu"
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +53,7 @@ class Accelerator:
         graphs = npu_graphs(bundle.manifest)
         if graphs is None:
             self.reason = _NO_GRAPHS
+            self.close()  # agent and worker would keep the graphs of the model before
         elif self._backend is None and not self.reason and not SocketLink(self._worker).listens():
             self.reason = _NO_WORKER
         elif not self.reason:
@@ -90,7 +92,9 @@ class Accelerator:
             # Of a bundle without graphs for one, nobody wants to hear why it was not used.
             has_graphs = npu_graphs(bundle.manifest) is not None
             return PROCESSOR, json.dumps({"reason": self.reason, "bundle_has_graphs": has_graphs})
-        report: dict[str, Any] = accelerator_report(npu, npu.backend.placement(), bundle)
+        report: dict[str, Any] = accelerator_report(npu, bundle)
+        if npu.backend.accelerator == PROCESSOR:
+            report["reason"] = _PROCESSOR_WORKER
         scorer = Scorer(bundle, tokenize_questions(bundle, questions(record)))
         # Of the search's difference steps the longest, in units of ‖v0‖; null of a method that takes its own.
         report["perturbation"] = outcome.perturbation

@@ -149,7 +149,10 @@ class ModelRunner:
             raise InputError(f"bundle_hash is {bundle_hash[:80]!r}: give 64 hexadecimal digits")
         path = self._folder / bundle_hash
         if not path.is_dir():
-            raise BundleNotFound(f"model bundle {bundle_hash} is not on this phone: push it first")
+            # Nobody pushes a bundle by hand: the farm does it before the first job that needs it.
+            raise BundleNotFound(
+                f"model bundle {bundle_hash} is not on this phone: run a job with this model there first"
+            )
         return path
 
     def _verify(self, bundle_hash: str) -> _Texts:

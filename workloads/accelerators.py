@@ -26,5 +26,5 @@ def why_not(accelerator: Mapping[str, Any]) -> str:
 def in_words(accelerator: Mapping[str, Any]) -> str:
     """Its name with the share of operators, or with the reason why it is the processor; "" where unknown."""
     name = accelerator.get("name") or ""
-    more = operators(accelerator) or why_not(accelerator)
+    more = why_not(accelerator) or operators(accelerator)
     return f"{name} ({more})" if name and more else str(name)

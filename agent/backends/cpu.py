@@ -15,6 +15,7 @@ class CpuBackend:
     operators are not fused, so that every rounding of the graph takes place."""
 
     accelerator = "cpu"
+    restarts = 0
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads

@@ -40,11 +40,16 @@ class Placement:
 
 
 class Backend(Protocol):
-    """Runs static graphs. Every method may raise BackendError; after one, use it no more but to close it."""
+    """Runs static graphs. Any method may raise BackendError; after one, load all graphs anew or close it."""
 
     @property
     def accelerator(self) -> str:
         """``cpu``, ``htp_emulator`` or ``htp_hardware``."""
+
+    @property
+    def restarts(self) -> int:
+        """How many times something else took the place of what ran the graphs, and opened them anew: what
+        was checked before holds no more."""
 
     def load(self, graph: str, model: bytes) -> None:
         """Open an ONNX model under the name ``graph``, in place of one that has it."""
@@ -56,4 +61,4 @@ class Backend(Protocol):
         """Where the graphs that ran so far ran; of the first run of each."""
 
     def close(self) -> None:
-        """Give everything back. May be called twice."""
+        """Give all graphs back. May be called twice."""

@@ -13,6 +13,8 @@ failed.
     load  graph, array "model" (uint8: an ONNX file or one compiled ahead) → nothing
     run   graph, arrays        → arrays
     placement                  → operators, on_accelerator, estimated_cycles (number or null), proof
+
+A worker forgets its graphs when the connection ends.
 """
 
 from __future__ import annotations

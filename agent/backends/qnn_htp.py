@@ -50,6 +50,8 @@ class QnnHtpBackend:
         BackendError: the plugin is not installed or finds no HTP.
     """
 
+    restarts = 0
+
     def __init__(self, chip: Chip, folder: Path) -> None:
         self._chip = chip
         self._library, self._device = _plugin()
@@ -109,6 +111,8 @@ class QnnHtpBackend:
     def close(self) -> None:
         """See Backend."""
         self._sessions.clear()
+        self._traced.clear()
+        self._profiles.clear()
 
 
 def compile_for(chip: Chip, model: bytes, place: Path) -> None:

@@ -37,6 +37,7 @@ def serve(listener: socket.socket, backend: Backend) -> None:
             except (protocol.Closed, protocol.ProtocolError, OSError) as error:
                 if not isinstance(error, protocol.Closed):
                     print(f"worker: {error}", file=sys.stderr)
+        backend.close()  # the next agent, or the same one, loads what it needs
 
 
 def _answer(backend: Backend, request: Message) -> Message:

@@ -140,8 +140,10 @@ class WorkerBackend:
 
     def load(self, graph: str, model: bytes) -> None:
         """See Backend."""
-        self._graphs[graph] = np.frombuffer(model, np.uint8)
-        self._call(Message({"call": "load", "graph": graph}, {"model": self._graphs[graph]}))
+        array = np.frombuffer(model, np.uint8)
+        self._call(Message({"call": "load", "graph": graph}, {"model": array}))
+        # Only now: a graph that is refused would be refused again at every reconnection.
+        self._graphs[graph] = array
 
     def run(self, graph: str, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """See Backend."""
@@ -174,7 +176,13 @@ class WorkerBackend:
                 f"the accelerator's worker speaks version {hello.get('version')!r} of the protocol, "
                 f"the agent version {protocol.VERSION}: install workers and agent of one release"
             )
-        self.accelerator = str(hello.get("accelerator"))[:40]
+        accelerator = str(hello.get("accelerator"))[:40]
+        if self.restarts and accelerator != self.accelerator:
+            raise BackendError(
+                f"the accelerator's worker now runs on {accelerator}, where the one before ran on "
+                f"{self.accelerator}: start the agent anew to use it"
+            )
+        self.accelerator = accelerator
         for graph, model in self._graphs.items():
             self._exchange(Message({"call": "load", "graph": graph}, {"model": model}), self._deadline_s)
 

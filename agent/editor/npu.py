@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobifarm.agent.backends.interface import Arrays, Backend, BackendError, Placement
+from mobifarm.agent.backends.interface import Arrays, Backend, BackendError
 from mobifarm.agent.editor.bundle import Bundle, Cache, Floats, UpperOutput
 from mobifarm.agent.editor.manifest import Manifest
 from mobifarm.agent.editor.packing import ChunkShape, Sequences, chunks, fits
@@ -147,7 +147,7 @@ class NpuModel:
         folder: of the bundle.
         graphs: its entry.
         backend: runs them.
-        compiled: folder with graphs compiled for this chip, tried first; None for none.
+        compiled: folder with graphs compiled for this chip, tried before those of the bundle; None for none.
 
     Raises:
         BackendError: the backend does not take the graphs, or computes something else than the processor.
@@ -158,23 +158,51 @@ class NpuModel:
     ) -> None:
         self.graphs, self.backend = graphs, backend
         self.compiled = compiled is not None and all((compiled / f).is_file() for f in graphs.files.values())
-        source = compiled if self.compiled and compiled is not None else folder
-        for graph, file in graphs.files.items():
-            backend.load(graph, (source / file).read_bytes())
-        feeds, wanted = _read_probe(folder / graphs.probe)
+        self._probe = folder / graphs.probe
+        try:
+            self._open(compiled if self.compiled and compiled is not None else folder)
+        except BackendError as error:
+            if not self.compiled:
+                raise
+            # The phone's runtime may be older than the compiler was.
+            _log.warning("graphs compiled ahead are refused, the ONNX files are tried: %s", error)
+            self.compiled = False
+            self._open(folder)
+
+    def _open(self, source: Path) -> None:
+        for graph, file in self.graphs.files.items():
+            self.backend.load(graph, (source / file).read_bytes())
+        self._check()
+
+    def _check(self) -> None:
+        backend, restarts = self.backend, self.backend.restarts
+        feeds, wanted = _read_probe(self._probe)
         self._shapes = {graph: array.shape for graph, array in wanted.items()}
         self.checks: dict[str, ProbeCheck] = {}
         for graph, allowed in ALLOWED_RMS_STEPS.items():
-            found = self._run(graph, feeds[graph])
-            check = compare(found, wanted[graph], graphs.steps[graph], allowed)
+            found = self._answer(graph, feeds[graph])
+            check = compare(found, wanted[graph], self.graphs.steps[graph], allowed)
             self.checks[graph] = check
             if not check.passed:
                 raise BackendError(
                     f"{backend.accelerator} computes something else than the processor: on the probe batch "
                     f"{graph} is {check.rms_steps:.1f} steps off (root mean square; {allowed:g} allowed)"
                 )
+        # Every graph has had its first run, the one that is counted: nothing is asked once an edit is done,
+        # as a worker that is gone by then would take the edit along.
+        self.placed = backend.placement()
+        if backend.restarts != restarts:
+            raise BackendError("the accelerator's worker failed while it was checked")
+        self._checked_restarts = restarts
 
     def _run(self, graph: str, feeds: Arrays) -> NDArray[Any]:
+        found = self._answer(graph, feeds)
+        if self.backend.restarts != self._checked_restarts:
+            # Another worker gave this, and what the checks said of the one before says nothing about it.
+            self._check()
+        return found
+
+    def _answer(self, graph: str, feeds: Arrays) -> NDArray[Any]:
         found = list(self.backend.run(graph, feeds).values())
         if [array.shape for array in found] != [self._shapes[graph]]:
             raise BackendError(f"{self.backend.accelerator} answers with something else than {graph} gives")
@@ -296,21 +324,21 @@ class AcceleratedBundle(Bundle):
         if self.npu is None:
             return super().placement()
         found = Counter(self._lower.placement())
-        placed = self.npu.backend.placement()
+        placed = self.npu.placed
         found[self.npu.backend.accelerator] += placed.on_accelerator
         found["CPUExecutionProvider"] += placed.operators - placed.on_accelerator
         return dict(+found)
 
 
-def accelerator_report(npu: NpuModel, placement: Placement, bundle: AcceleratedBundle) -> dict[str, Any]:
+def accelerator_report(npu: NpuModel, bundle: AcceleratedBundle) -> dict[str, Any]:
     """What a result tells about its accelerator, as JSON has it."""
     return {
         "quantisation": npu.graphs.quantisation,
         "compiled_ahead": npu.compiled,
-        "operators": placement.operators,
-        "operators_on_accelerator": placement.on_accelerator,
-        "proof": placement.proof,
-        "estimated_cycles": placement.estimated_cycles,
+        "operators": npu.placed.operators,
+        "operators_on_accelerator": npu.placed.on_accelerator,
+        "proof": npu.placed.proof,
+        "estimated_cycles": npu.placed.estimated_cycles,
         "probe": {name: asdict(check) for name, check in npu.checks.items()},
         "calls_on_accelerator": bundle.calls_on_accelerator,
         "calls_on_processor": bundle.calls_on_processor,

@@ -166,6 +166,20 @@ def test_errors_are_short_and_arrays_lie_anywhere(link: SpawnedLink) -> None:
         assert "error" in answer.fields or answer.arrays["y"].tolist() == [2, 2]
 
 
+def test_a_worker_forgets_the_graphs_of_an_agent_that_hung_up(link: SpawnedLink, tmp_path: Path) -> None:
+    asked = {"graph": "g"}
+    with link.connect(DEADLINE_S) as first:
+        first.settimeout(DEADLINE_S)
+        assert call(first, {"call": "load", **asked}, model=np.frombuffer(DOUBLING, np.uint8)).fields == {}
+        assert call(first, {"call": "run", **asked}, x=np.ones(2, np.float32)).arrays["y"].tolist() == [2, 2]
+    with SocketLink(tmp_path / "w.sock").connect(DEADLINE_S) as second:
+        second.settimeout(DEADLINE_S)
+        error = call(second, {"call": "run", **asked}, x=np.ones(2, np.float32)).fields["error"]
+        assert error == "no graph 'g' is loaded"
+        assert call(second, {"call": "load", **asked}, model=np.frombuffer(DOUBLING, np.uint8)).fields == {}
+        assert call(second, {"call": "run", **asked}, x=np.ones(2, np.float32)).arrays["y"].tolist() == [2, 2]
+
+
 class Running(NamedTuple):
     place: Path
     pid: int
@@ -384,7 +398,8 @@ def test_a_graph_runs_on_the_emulated_htp_as_a_whole_or_not_at_all(
     link = SpawnedLink([*worker_command, "--soc", CHIP], tmp_path / "w.sock")
     profiles = tmp_path / "w.sock.profiles"
     try:
-        backend = WorkerBackend(link, connect_deadline_s=DEADLINE_S)
+        link.connect(DEADLINE_S).close()
+        backend = WorkerBackend(SocketLink(tmp_path / "w.sock"), connect_deadline_s=DEADLINE_S)
         assert backend.accelerator == "htp_emulator"
         with pytest.raises(BackendError, match="SM8650 does not take the graph det: "):
             backend.load("det", model_of("Det", (1, 2, 2), (1,), 1))
@@ -402,6 +417,13 @@ def test_a_graph_runs_on_the_emulated_htp_as_a_whole_or_not_at_all(
         assert sum(file.stat().st_size for file in profiles.iterdir()) < 1 << 16
         kept = {file.name for file in profiles.iterdir() if file.is_symlink()}
         assert len(kept) == 4
+        backend.close()
+        # The next agent's graphs are counted alone.
+        backend = WorkerBackend(SocketLink(tmp_path / "w.sock"), connect_deadline_s=DEADLINE_S)
+        assert backend.placement().operators == 0
+        backend.load("another", DOUBLING)
+        backend.run("another", {"x": np.array([1, 2.5], np.float32)})
+        assert backend.placement().operators == 3
         backend.close()
     finally:
         link.close()

@@ -11,25 +11,29 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mobifarm.agent.accelerator import WORKER_SOCKET, Accelerator
 from mobifarm.agent.backends import BackendError
 from mobifarm.agent.backends.cpu import CpuBackend
-from mobifarm.agent.backends.interface import Backend
+from mobifarm.agent.backends.interface import Backend, Placement
 from mobifarm.agent.backends.serve import serve
 from mobifarm.agent.backends.snapdragon import CHIPS
 from mobifarm.agent.backends.worker import SpawnedLink
 from mobifarm.agent.editor import EditRecord, edit
 from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
+from mobifarm.agent.editor.evaluation import Scorer, questions, tokenize_questions
 from mobifarm.agent.editor.npu import AcceleratedBundle, NpuModel, npu_graphs
 from mobifarm.agent.model_runner import ModelRunner
 from mobifarm.agent.runner import EditJob, FinishedEdit
 from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.models.cli import app as models
 from mobifarm.workloads.models.compile import compile_bundle
 from mobifarm.workloads.models.npu import build_npu_bundle
 from mobifarm.workloads.models.sources import find_source
@@ -63,6 +67,24 @@ def test_the_bundle_beside_it_stays_as_it_is(npu_bundle: Path, tiny_bundle_path:
     assert {name: manifest.files[name] for name in base.files} == dict(base.files)
     again = build_npu_bundle(find_source("tiny-random"), npu_bundle.parent / "tiny-random")
     assert not again.built
+
+
+def test_a_forced_build_mends_both_bundles(npu_bundle: Path, tmp_path: Path) -> None:
+    for name in ("tiny-random", npu_bundle.name):
+        shutil.copytree(npu_bundle.parent / name, tmp_path / name)
+        (tmp_path / name / "tokenizer.json").unlink()
+    manifest, _ = read_manifest(npu_bundle)
+    # As a file that both have by a hard link: damaged in both, and as long as before.
+    damaged = tmp_path / "tiny-random" / "tokenizer.json"
+    damaged.write_bytes(bytes(manifest.files["tokenizer.json"].size))
+    (tmp_path / npu_bundle.name / "tokenizer.json").hardlink_to(damaged)
+    command = ["build", "tiny-random", "--npu", "w8a16", "--output", str(tmp_path), "--json"]
+    done = CliRunner().invoke(models, [*command, "--force"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["built"]
+    for name in ("tiny-random", npu_bundle.name):
+        verify_bundle(tmp_path / name)
+    assert not json.loads(CliRunner().invoke(models, command).stdout)["built"]
 
 
 def test_static_graphs_compute_what_the_others_do(npu_bundle: Path) -> None:
@@ -99,6 +121,25 @@ def test_a_sequence_that_does_not_fit_is_counted(npu_bundle: Path) -> None:
     assert bundle.calls_on_processor == 1
 
 
+def test_answers_of_unequal_length_are_scored_there_too(npu_bundle: Path) -> None:
+    bundle = open_bundle(npu_bundle, CpuBackend())
+    record = EditRecord("1", "Ada", "The dog of Ada is", "Rex", "Hieronymus", ("Ada's dog is",))
+    scorer = Scorer(bundle, tokenize_questions(bundle, questions(record)))
+    wanted = scorer.score(None, lambda: None)
+    with bundle.on_accelerator():
+        found = scorer.score(None, lambda: None)
+    assert bundle.calls_on_accelerator > 0
+    assert bundle.calls_on_processor == 0
+    differences = [
+        abs(here.log_probability - there.log_probability)
+        for pair in zip(found, wanted, strict=True)
+        for here, there in zip(*pair, strict=True)
+        if here is not None and there is not None
+    ]
+    assert len(differences) == 4
+    assert 0 < max(differences) < 0.05
+
+
 def test_a_backend_that_computes_something_else_is_refused(npu_bundle: Path) -> None:
     class Wrong(CpuBackend):
         def run(self, graph, feeds):  # type: ignore[no-untyped-def]
@@ -108,8 +149,10 @@ def test_a_backend_that_computes_something_else_is_refused(npu_bundle: Path) -> 
         open_bundle(npu_bundle, Wrong())
 
 
-def run_edit(home: Path, bundle_hash: str) -> FinishedEdit:
+def run_edit(home: Path, bundle_hash: str, backend: Backend | None = None) -> FinishedEdit:
+    """One edit on a phone, by its worker or by ``backend`` in the place of one."""
     accelerator = Accelerator(home)
+    accelerator._backend = backend
     runner = ModelRunner(home / "bundles", threads=1, accelerator=accelerator)
     job = EditJob(bundle_hash, RECORD, "forward", QUICK, 0)
     try:
@@ -213,6 +256,35 @@ def test_a_worker_that_computes_something_else_is_not_used_and_the_result_says_w
     assert finished.returned_to_base
 
 
+def test_a_worker_that_dies_after_the_edit_does_not_take_it_along(home: tuple[Path, str]) -> None:
+    class Dying(CpuBackend):
+        accelerator = "htp_hardware"
+        runs = 0
+
+        def run(self, graph, feeds):  # type: ignore[no-untyped-def]
+            self.runs += 1
+            return super().run(graph, feeds)
+
+        def placement(self) -> Placement:
+            if self.runs > 2:  # those of the probe batch
+                raise BackendError("the accelerator's worker failed twice in a call")
+            return Placement(self.runs, self.runs, None, "counted")
+
+    finished = run_edit(*home, Dying())
+    assert finished.accelerator == "htp_hardware"
+    told = json.loads(finished.accelerator_json)
+    assert (told["operators"], told["operators_on_accelerator"], told["proof"]) == (2, 2, "counted")
+    assert finished.nodes_by_provider["htp_hardware"] == 2
+
+
+def test_a_worker_for_the_processor_says_that_it_is_one(home: tuple[Path, str]) -> None:
+    finished = run_edit(*home, CpuBackend())
+    assert finished.accelerator == "cpu"
+    told = json.loads(finished.accelerator_json)
+    assert told["calls_on_accelerator"] > 0
+    assert "--soc cpu" in told["reason"]
+
+
 def test_graphs_compiled_ahead_give_the_same_numbers(npu_bundle: Path, qnn: ModuleType) -> None:
     from mobifarm.agent.backends.qnn_htp import opened
 
@@ -230,6 +302,28 @@ def test_graphs_compiled_ahead_give_the_same_numbers(npu_bundle: Path, qnn: Modu
             assert backend.placement().share == 1
             checks.append(npu.checks)
     assert checks[0] == checks[1]
+
+
+def test_graphs_are_compiled_again_by_another_version_of_the_compiler(
+    npu_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = ""
+
+    def version_of(package: str) -> str:
+        if not version:
+            raise metadata.PackageNotFoundError(package)
+        return version
+
+    monkeypatch.setattr(metadata, "version", version_of)
+    monkeypatch.setattr(
+        "mobifarm.agent.backends.qnn_htp.compile_for",
+        lambda chip, model, place: place.write_text(version),
+    )
+    # The last one is without a compiler, which could make no others.
+    for version, built in (("2.7", True), ("2.7", False), ("2.8", True), ("2.8", False), ("", False)):
+        made = compile_bundle(npu_bundle, "SM8750")
+        assert made.built is built
+        assert {file.read_text() for file in made.path.iterdir()} == {version or "2.8"}
 
 
 def test_a_graph_that_the_htp_does_not_take_is_an_error(qnn: ModuleType) -> None:

@@ -81,6 +81,7 @@ def build_npu_bundle(
     scheme: Scheme = Scheme.W8A16,
     *,
     shape: ChunkShape = SHAPE,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> BuildResult:
     """Build ``NAME-npu`` (w8a8: ``NAME-npu-w8a8``) beside the bundle, unless an equal one is there.
@@ -90,6 +91,7 @@ def build_npu_bundle(
         bundle: its folder.
         scheme: of the quantisation.
         shape: sizes of the graphs.
+        force: build even if an equal one is there.
         progress: told how it goes.
 
     Raises:
@@ -103,7 +105,7 @@ def build_npu_bundle(
     place = bundle.parent / name
     inputs = _inputs(base_hash, scheme, shape)
     with lock_bundle(bundle.parent / f".{name}.lock", progress):
-        present = _present(place, inputs)
+        present = None if force else _present(place, inputs)
         if present is not None:
             return _result(place, present, built=False)
         work = Path(tempfile.mkdtemp(dir=bundle.parent, prefix=f".{name}-"))

@@ -14,6 +14,7 @@ class CpuBackend : public Backend {
   void load(const std::string& graph, const char* model, std::size_t size) override;
   Message run(const std::string& graph, const Message& feeds) override { return sessions_.run(graph, feeds); }
   Placement placement() const override { return {0, 0, std::nullopt, "no accelerator"}; }
+  void close() override { sessions_.clear(); }
 
  private:
   Sessions sessions_;

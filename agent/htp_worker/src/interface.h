@@ -35,6 +35,8 @@ class Backend {
   virtual Message run(const std::string& graph, const Message& feeds) = 0;
   // Where the graphs that ran so far ran; of the first run of each.
   virtual Placement placement() const = 0;
+  // Gives all graphs back.
+  virtual void close() = 0;
 };
 
 // At most `length` bytes of the first line of a text, for errors.

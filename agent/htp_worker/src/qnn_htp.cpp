@@ -119,4 +119,10 @@ Placement QnnHtpBackend::placement() const {
   return sum;
 }
 
+void QnnHtpBackend::close() {
+  sessions_.clear();
+  traced_.clear();
+  profiles_.clear();
+}
+
 }  // namespace mobifarm

@@ -21,6 +21,7 @@ class QnnHtpBackend : public Backend {
   void load(const std::string& graph, const char* model, std::size_t size) override;
   Message run(const std::string& graph, const Message& feeds) override;
   Placement placement() const override;
+  void close() override;
 
  private:
   Ort::SessionOptions options(const std::filesystem::path& profile);

@@ -120,6 +120,7 @@ void serve(int listener, Backend& backend) {
       // No message, a broken connection or no memory for what came: the agent calls again.
       std::fprintf(stderr, "worker: %s\n", error.what());
     }
+    backend.close();  // the next agent, or the same one, loads what it needs
   }
 }
 

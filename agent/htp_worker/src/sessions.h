@@ -23,6 +23,8 @@ class Sessions {
   Message run(const std::string& graph, const Message& feeds);
   // Ends the profiling of a graph that is open; the name of the file with the trace.
   std::string end_profiling(const std::string& graph);
+  // Closes all graphs.
+  void clear() { opened_.clear(); }
 
  private:
   struct Opened {

@@ -21,6 +21,14 @@ ABSENT = "no worker for a neural processor runs on this phone"
         ({"name": "cpu", "details": {"reason": "no graphs", "bundle_has_graphs": False}}, "cpu"),
         # From before it was told whether the bundle has graphs.
         ({"name": "cpu", "details": {"reason": ABSENT}}, f"cpu ({ABSENT})"),
+        # A worker with --soc cpu, which counts no operators.
+        (
+            {
+                "name": "cpu",
+                "details": {"reason": ABSENT, "operators": 0, "operators_on_accelerator": 0},
+            },
+            f"cpu ({ABSENT})",
+        ),
         (
             {"name": "htp_emulator", "details": {"operators": 146, "operators_on_accelerator": 145}},
             "htp_emulator (145 of 146 operators)",
