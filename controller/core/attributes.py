@@ -39,6 +39,7 @@ _VERSION: Final = re.compile(r"\d{1,6}(\.\d{1,6}){0,5}")
 
 
 def derive_attributes(
+    device_id: str,
     identity: Identity,
     properties: Mapping[str, str],
     *,
@@ -51,10 +52,11 @@ def derive_attributes(
     """Attributes by the names of :data:`mobifarm.workloads.clauses.ATTRIBUTES`; what is unknown is absent.
 
     Args:
+        device_id: the place, with its host where that is a joined one; addresses repeat over hosts.
         properties: Android's, by their getprop names.
         memory_total_bytes: what the phone's kernel manages; 0 where it is unknown, as ``cpu_count``.
     """
-    attributes: dict[str, Value] = {"device": identity.address, "execution": execution, "tag": tags}
+    attributes: dict[str, Value] = {"device": device_id, "execution": execution, "tag": tags}
     texts = {
         "serial": identity.serial,
         "host": host,

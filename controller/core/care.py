@@ -56,6 +56,15 @@ def care(state: FarmState, device: Device, event: CareNews) -> tuple[Command, ..
     Raises:
         Bug: a health check does not fit the phone's state.
     """
+    state_before = device.state
+    commands = _apply(state, device, event)
+    if device.state is not state_before:
+        device.changed_at = event.at
+    state.changes.devices.add(device.device_id)
+    return commands
+
+
+def _apply(state: FarmState, device: Device, event: CareNews) -> tuple[Command, ...]:
     match event:
         case DeviceReleased():
             device.quarantine, device.consecutive_failures, device.strikes = None, 0, 0
@@ -75,13 +84,11 @@ def care(state: FarmState, device: Device, event: CareNews) -> tuple[Command, ..
             if not _may_be_checked(device):
                 raise Bug(f"A health check of {device.device_id} began, which is {device.state}.")
             device.health_check = HealthCheck(event.check_id, event.at)
-            state.changes.devices.add(device.device_id)
             return (CheckHealth(device.device_id, event.check_id, state.next_fencing_token - 1),)
         case HealthChecked():
             _health_checked(state, device, event)
         case _:
             assert_never(event)
-    state.changes.devices.add(device.device_id)
     return ()
 
 
@@ -121,6 +128,7 @@ def _may_be_checked(device: Device) -> bool:
     return (
         device.quarantine is not None  # first: nearly no phone is in quarantine, and all are asked each time
         and device.connected
+        and device.same_as is None
         and _next_check_at(device) < math.inf
         and device.health_check is None
         and device.attempt_id is None

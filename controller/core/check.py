@@ -7,7 +7,7 @@ from collections import Counter
 from mobifarm.controller.core.events import DeviceState
 from mobifarm.controller.core.hosts import is_there
 from mobifarm.controller.core.selector import COMPUTER
-from mobifarm.controller.core.state import DELIVERED, LIVE, FarmState, Job, Trial, TrialState
+from mobifarm.controller.core.state import DELIVERED, LIVE, Device, FarmState, Job, Trial, TrialState
 from mobifarm.controller.errors import Bug
 
 
@@ -75,12 +75,20 @@ def _check_devices(state: FarmState) -> None:
             device.health_check is None or (device.connected and busy == (None, None)),
             f"{device_id} is checked only while it is there and does nothing else",
         )
+        _require(
+            device.same_as is None or (device.connected and _shares_agent(state, device, device.same_as)),
+            f"{device_id} gives way only to another place of the same phone",
+        )
         waits = device.quarantine is not None and device.quarantine.next_check_at is not None
         _require(not waits or device.strikes > 0, f"{device_id} knows how often it was quarantined")
         _require(
             not device.connected or is_there(state, device),
             f"{device_id} is connected only while its host is",
         )
+
+
+def _shares_agent(state: FarmState, device: Device, other: str) -> bool:
+    return other != device.device_id and state.devices[other].agent_session == device.agent_session != ""
 
 
 def _check_trial(state: FarmState, trial: Trial) -> None:

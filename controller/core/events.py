@@ -130,6 +130,7 @@ class DeviceReady:
     ready_after_s: float | None = None
     memory_total_bytes: int = 0  # 0 where it is unknown, as the next
     cpu_count: int = 0
+    agent_session: str = ""  # names the agent's process: equal at two places that lead to one phone
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Device:
     address: str
     source: str
     stage: DeviceState
-    changed_at: float
+    changed_at: float  # unix time since when ``state`` is what it is; of a lease, since when it runs
     reason: str = ""
     action: str = ""
     host: str = ""
@@ -100,6 +100,8 @@ class Device:
     quarantine: Quarantine | None = None
     health_check: HealthCheck | None = None
     strikes: int = 0  # quarantines and failed checks since its last result: how long the next one lasts
+    agent_session: str = ""  # names the agent's process that answers there
+    same_as: str | None = None  # another place of the same phone, which gets its work; see .twins
     drained: str | None = None  # why an operator gives it nothing new; None where it may get work
     consecutive_failures: int = 0
     attempt_id: str | None = None  # of the live lease
@@ -135,8 +137,8 @@ class Device:
 
     @property
     def usable(self) -> bool:
-        """Whether it works or could work: connected, not in quarantine and not drained."""
-        return self.connected and self.quarantine is None and self.drained is None
+        """Whether it works or could work: connected, not in quarantine, not drained, no twin of another."""
+        return self.connected and self.quarantine is None and self.drained is None and self.same_as is None
 
     @property
     def free(self) -> bool:
@@ -145,6 +147,7 @@ class Device:
             self.stage in CONNECTED
             and self.quarantine is None
             and self.drained is None
+            and self.same_as is None
             and self.health_check is None
             and self.attempt_id is None
             and self.stopping_attempt_id is None
@@ -291,6 +294,7 @@ class FarmState:
     waiting: dict[str, Job] = field(default_factory=dict)  # jobs with pending trials, in no order
     lanes: dict[tuple[object, ...], int] = field(default_factory=dict)  # what jobs ask of phones -> number
     usage: dict[str, Usage] = field(default_factory=dict)  # by user
+    places: dict[str, list[str]] = field(default_factory=dict)  # by agent_session: where it was met, in order
     work: Work = field(default_factory=Work)
     policy: str = ""  # of the last controller
     epoch: int = 0

@@ -61,6 +61,7 @@ from mobifarm.controller.core.transitions import (
     quarantine,
     set_stage,
 )
+from mobifarm.controller.core.twins import leases_of_phone, meet, settle
 from mobifarm.controller.errors import Bug
 
 Commands = tuple[Command, ...]
@@ -212,8 +213,9 @@ def _lease_granted(state: FarmState, event: LeaseGranted) -> Commands:
     )
     state.attempts[event.attempt_id] = state.leases[event.attempt_id] = attempt
     state.next_fencing_token = event.fencing_token + 1
-    device.attempt_id = event.attempt_id
+    device.attempt_id, device.changed_at = event.attempt_id, event.at
     device.leases_granted += 1
+    settle(state, device)
     trial.attempt_ids.append(event.attempt_id)
     move_trial(state, trial, TrialState.LEASED, event.at)
     begin_lease(state, attempt, trial)
@@ -326,6 +328,8 @@ def _device_added(state: FarmState, event: DeviceAdded) -> Commands:
         raise Bug(f"Phone {event.device_id} was added to the host {event.host}, which has never joined.")
     device = state.devices.get(event.device_id)
     if device is None or device.stage is DeviceState.RETIRED:
+        if device is not None:
+            meet(state, device, "")
         state.devices[event.device_id] = Device(
             event.device_id,
             event.address,
@@ -399,7 +403,7 @@ def _device_state_changed(state: FarmState, device: Device, event: DeviceStateCh
                 f"Phone {device.device_id} became {event.state} while {device.stage}, without a session."
             )
         case DeviceState.QUARANTINED:
-            device.quarantine = Quarantine(event.reason, event.action)
+            device.quarantine, device.changed_at = Quarantine(event.reason, event.action), event.at
             state.changes.devices.add(device.device_id)
         case _:
             set_stage(state, device, event.state, event.at, event.reason, event.action)
@@ -450,10 +454,12 @@ def _device_ready(state: FarmState, device: Device, event: DeviceReady) -> Comma
             "Remove the agent's journal from the phone, then release it.",
         )
     set_stage(state, device, DeviceState.READY, event.at)
+    meet(state, device, event.agent_session)
 
     commands: list[Command] = []
+    leased = leases_of_phone(state, device)
     for held in event.held_attempts:
-        if lease is not None and held.attempt_id == lease.attempt_id:
+        if held.attempt_id in leased:
             continue
         if held.state == "running":
             commands.append(CancelAttempt(device.device_id, held.attempt_id))

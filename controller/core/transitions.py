@@ -23,6 +23,7 @@ from mobifarm.controller.core.state import (
     TrialState,
     Usage,
 )
+from mobifarm.controller.core.twins import settle
 
 BACK_OFF_FIRST_S: Final = 1.0
 BACK_OFF_LIMIT_S: Final = 60.0
@@ -64,6 +65,9 @@ def end_lease(state: FarmState, attempt: Attempt, outcome: AttemptState, at: flo
     del state.leases[attempt.attempt_id]
     device = state.devices[attempt.device_id]
     device.attempt_id = None
+    if device.connected:
+        device.changed_at = at
+    settle(state, device)
     _account(state, attempt, at)
     state.changes.attempts.add(attempt.attempt_id)
     state.changes.devices.add(device.device_id)
@@ -128,6 +132,7 @@ def set_stage(
             lease.lost_at = at
             state.changes.attempts.add(lease.attempt_id)
     device.stage, device.reason, device.action, device.changed_at = stage, reason, action, at
+    settle(state, device)
     state.changes.devices.add(device.device_id)
 
 
@@ -144,6 +149,8 @@ def quarantine(state: FarmState, device: Device, reason: str, action: str, at: f
     """Give the phone no work until it passes a health check."""
     device.strikes += 1
     device.quarantine = Quarantine(reason, action, at + check_back_off_s(device.strikes))
+    if device.connected:
+        device.changed_at = at
     state.changes.devices.add(device.device_id)
 
 
@@ -166,6 +173,7 @@ def describe(state: FarmState, device: Device) -> None:
     """Derive anew what selectors can ask of the phone."""
     if device.identity is not None:
         device.attributes = derive_attributes(
+            device.device_id,
             device.identity,
             device.properties,
             execution=device.execution or "",

@@ -160,6 +160,9 @@ def device_view(state: FarmState, device_id: str) -> DeviceView:
         checking = "a health check runs on it" if device.health_check else ""
         reason = "; ".join(text for text in (device.reason, device.quarantine.reason, checking) if text)
         action = device.quarantine.action
+    elif device.same_as is not None:
+        reason = f"it is the same phone as {device.same_as}, which gets its work"
+        action = f"It takes over when {device.same_as} goes; to take it out, `mobifarm devices forget`."
     elif device.stopping_attempt_id is not None:
         reason = f"waiting until attempt {device.stopping_attempt_id} has stopped"
     if device.drained is not None:

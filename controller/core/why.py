@@ -160,6 +160,8 @@ def _outlook(state: FarmState, job: Job, device: Device, taken_by: str | None, n
         return tell(f"it is {device.state}{why_not}; nobody can tell when it is back")
     if device.quarantine is not None:
         return tell(f"it is in quarantine: {device.quarantine.reason}. {device.quarantine.action}".strip())
+    if device.same_as is not None:
+        return tell(f"it is the same phone as {device.same_as}, which gets its work")
     if device.drained is not None:
         return tell(f"{device.drained}: it gets nothing new until `mobifarm devices undrain`")
     if device.attempt_id is not None:

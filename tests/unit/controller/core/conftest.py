@@ -60,6 +60,7 @@ class Farm:
         properties=None,
         execution="virtual",
         methods=("forward", "mobiedit"),
+        session="",
     ):
         if place not in self.state.devices:
             self.add(place)
@@ -75,6 +76,7 @@ class Farm:
                 agent_version="1",
                 fencing_token=token,
                 methods=tuple(methods),
+                agent_session=session,
             )
         )
 

@@ -7,7 +7,8 @@ from mobifarm.workloads.clauses import ATTRIBUTES
 
 def derived(**properties):
     names = {name.replace("__", "."): value for name, value in properties.items()}
-    return derive_attributes(Identity("usb:1-2", "R5", "f"), names, execution="phone", host="shelf")
+    identity = Identity("usb:1-2", "R5", "f")
+    return derive_attributes("usb:1-2", identity, names, execution="phone", host="shelf")
 
 
 def test_every_attribute_has_a_name_that_conditions_know():
@@ -21,6 +22,7 @@ def test_every_attribute_has_a_name_that_conditions_know():
         "ro.build.version.sdk": "34",
     }
     found = derive_attributes(
+        "hub1/usb:1-2",
         Identity("usb:1-2", "R5", "f"),
         properties,
         execution="phone",
@@ -30,7 +32,7 @@ def test_every_attribute_has_a_name_that_conditions_know():
         tags=("bench",),
     )
     assert found == {
-        "device": "usb:1-2",
+        "device": "hub1/usb:1-2",
         "serial": "R5",
         "execution": "phone",
         "host": "shelf",

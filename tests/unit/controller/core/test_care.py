@@ -209,3 +209,30 @@ def test_a_phone_that_was_never_ready_stays_in_quarantine_when_it_is(farm):
     assert farm.device().state is DeviceState.QUARANTINED
     farm.ready("p1", serial="another")
     assert farm.device().free
+
+
+def test_a_phone_tells_since_when_it_is_what_it_is(farm):
+    farm.ready("p1")
+    at = farm.now
+    farm.submit(trials=2)
+    for seconds, act, state in (
+        (10, lambda: farm.lease("a1", "job/0"), "leased"),
+        (20, lambda: farm.finished("a1"), "ready"),
+        (30, lambda: farm.lease("a2", "job/1"), "leased"),
+        (50, lambda: farm.finished("a2"), "ready"),
+        (60, lambda: farm.apply(DeviceDrained(farm.now, "p1", "sold")), "drained"),
+        (70, lambda: farm.apply(DeviceUndrained(farm.now, "p1")), "ready"),
+        (80, lambda: farm.apply(DeviceQuarantined(farm.now, "p1", "hot", "cool it", True)), "quarantined"),
+        (90, lambda: farm.apply(DeviceReleased(farm.now, "p1")), "ready"),
+        (95, lambda: farm.lost("p1"), "lost"),
+    ):
+        farm.now = at + seconds
+        act()
+        assert (device_view(farm.state, "p1").state, farm.device().changed_at) == (state, farm.now)
+
+
+def test_draining_a_phone_that_works_does_not_begin_its_lease_anew(leased):
+    at = leased.device().changed_at
+    leased.now += 5
+    leased.apply(DeviceDrained(leased.now, "p1", ""))
+    assert leased.device().changed_at == at

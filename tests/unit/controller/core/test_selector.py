@@ -1,5 +1,6 @@
 import pytest
 
+from mobifarm.controller.core.events import DeviceAdded, DeviceReady, Identity
 from mobifarm.controller.core.selector import DeviceSelector
 
 
@@ -33,3 +34,15 @@ def test_a_phone_that_was_never_ready_is_not_accepted(farm):
     assert DeviceSelector().mismatches(farm.device()) == [
         "it has not been ready yet, so nothing is known about it"
     ]
+
+
+def test_a_place_is_that_of_one_host(farm):
+    farm.join("hub1")
+    for host, place in (("", "usb:1-2"), ("hub1", "hub1/usb:1-2")):
+        farm.apply(DeviceAdded(farm.now, place, "usb:1-2", "usb", host))
+        identity = Identity("usb:1-2", place, "f")
+        farm.apply(DeviceReady(farm.now, place, host or "own", identity, {}, "phone", (), "1", 0))
+    for place in ("usb:1-2", "hub1/usb:1-2"):
+        selector = DeviceSelector(where=(f"device == {place}",))
+        accepted = [name for name, phone in farm.state.devices.items() if not selector.mismatches(phone)]
+        assert accepted == [place]
