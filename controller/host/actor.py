@@ -46,8 +46,8 @@ class HostActor:
         self._session = secrets.token_hex(8)
         return self._session
 
-    async def attach(self, device_id: str, address: str) -> None:
-        self._host().attach(device_id, address)
+    async def attach(self, device_id: str, address: str, source: str) -> None:
+        self._host().attach(device_id, address, source)
 
     async def detach(self, device_id: str) -> None:
         await self._host().detach(device_id)

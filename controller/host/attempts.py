@@ -31,6 +31,7 @@ CHECK_BUNDLE_DEADLINE_S = 120.0  # the phone hashes every file
 LINK_LOSS_NOTICE_S = 2.0
 BUSY_RETRY_S = 0.5
 BUSY_PATIENCE_S = 60.0
+CANCEL_RETRY_S = 0.5
 BATCHES_LIMIT = 10_000  # of one attempt; an agent keeps 3,600, an hour at ten samples a second
 
 
@@ -45,7 +46,13 @@ class ReachablePhone(Protocol):
 
     async def push_bundle(
         self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]
-    ) -> None: ...
+    ) -> Sequence[str]:
+        """Have the bundle there; ``progress`` is called on this loop. Raises FarmError.
+
+        Returns:
+            Hashes of the bundles that had to make room for it.
+        """
+        ...
 
     async def wait_lost(self) -> str:
         """Return the reason once the link is gone."""
@@ -87,9 +94,11 @@ class Attempts:
         self._emit = emit
         self._clock = clock
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._preparing: set[str] = set()  # attempts of which the phone knows nothing yet
-        self._bundles: set[str] = set()
-        self._bundle_lock = asyncio.Lock()
+        # The attempts of which the phone knows nothing yet, and the hash of the bundle that each waits for.
+        self._preparing: dict[str, str] = {}
+        self._cancelled: set[str] = set()  # of the attempts that are followed
+        self._bundles: dict[str, asyncio.Task[None]] = {}  # on their way, and those that are there
+        self._push_lock = asyncio.Lock()
         self._closing = False
         self._calls: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._caller = asyncio.create_task(self._make_calls(), name=f"calls to {device_id}")
@@ -107,9 +116,15 @@ class Attempts:
     def _forget(self, attempt_id: str, ended: asyncio.Task[None]) -> None:
         if self._tasks.get(attempt_id) is ended:
             del self._tasks[attempt_id]
+            self._cancelled.discard(attempt_id)
 
     def cancel(self, attempt_id: str) -> None:
-        """Stop an attempt: one that has not reached the phone yet ends here, else the phone reports it."""
+        """Stop an attempt: one that has not reached the phone yet ends here, else the phone reports it.
+
+        The phone is told in any case: it may hold the attempt from an earlier session.
+        """
+        if attempt_id in self._tasks:
+            self._cancelled.add(attempt_id)
         if attempt_id in self._preparing:
             self._tasks[attempt_id].cancel()
         self._calls.put_nowait(("Cancel", attempt_id))
@@ -121,13 +136,17 @@ class Attempts:
     async def close(self) -> None:
         """Follow no longer; nothing is reported of it."""
         self._closing = True
-        tasks = [self._caller, *self._tasks.values()]
+        tasks = [self._caller, *self._tasks.values(), *self._bundles.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _make_calls(self) -> None:
-        """Make the short calls in order; one that fails is derived again when the phone reconnects."""
+        """Make the short calls in order; one that fails is derived again when the phone reconnects.
+
+        A Cancel that fails is repeated for as long as its attempt is followed: the phone may not hold the
+        attempt yet, and would do all of it.
+        """
         stub = self._phone.stub
         while True:
             method, attempt_id = await self._calls.get()
@@ -140,21 +159,17 @@ class Attempts:
                     )
             except grpc.aio.AioRpcError as error:
                 logger.info("%s of %s on %s: %s", method, attempt_id, self._device_id, error.details())
+                if method == "Cancel" and attempt_id in self._cancelled:
+                    asyncio.get_running_loop().call_later(
+                        CANCEL_RETRY_S, self._calls.put_nowait, (method, attempt_id)
+                    )
 
     async def _follow(self, attempt_id: str, fencing_token: int, payload: Mapping[str, Any]) -> None:
         """Run or resume one attempt and report how it ended; a link that went away is reported elsewhere."""
         try:
-            self._preparing.add(attempt_id)
-            try:
-                await self._ensure_bundle(str(payload["model"]), str(payload["bundle_hash"]))
-            except asyncio.CancelledError:
-                if not self._closing:
-                    self._failed(attempt_id, fencing_token, "cancelled before it reached the phone")
-                raise
-            finally:
-                self._preparing.discard(attempt_id)
-            request = payload_to_run_request(payload, attempt_id, fencing_token)
-            await self._run(request)
+            if attempt_id not in self._cancelled:
+                await self._prepare(attempt_id, str(payload["model"]), str(payload["bundle_hash"]))
+            await self._run(payload_to_run_request(payload, attempt_id, fencing_token))
         except grpc.aio.AioRpcError as error:
             await self._report_failure(attempt_id, fencing_token, error)
         except WorkloadError as error:
@@ -166,17 +181,32 @@ class Attempts:
             logger.exception("attempt %s on %s", attempt_id, self._device_id)
             self._failed(attempt_id, fencing_token, f"unexpected {type(error).__name__}: {error}")
 
+    async def _prepare(self, attempt_id: str, model: str, bundle_hash: str) -> None:
+        """Have the bundle on the phone. Returns early where the attempt is cancelled."""
+        self._preparing[attempt_id] = bundle_hash
+        try:
+            await self._ensure_bundle(model, bundle_hash)
+        except asyncio.CancelledError:
+            if self._closing or attempt_id not in self._cancelled:
+                raise
+        finally:
+            del self._preparing[attempt_id]
+
     async def _run(self, request: agent_pb2.RunRequest) -> None:
         patience_until = self._clock() + BUSY_PATIENCE_S
-        while True:
+        while request.attempt_id not in self._cancelled:
             try:
                 await self._stream(request)
                 return
             except grpc.aio.AioRpcError as error:
+                if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.DATA_LOSS):
+                    # A health check removes a damaged bundle: the next attempt has to look for it again.
+                    self._forget_bundle(request.bundle_hash)
                 # A discarded attempt may take a moment to stop; it was cancelled before this one was leased.
                 if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED or self._clock() > patience_until:
                     raise
                 await asyncio.sleep(BUSY_RETRY_S)
+        self._failed(request.attempt_id, request.fencing_token, "cancelled before it reached the phone")
 
     async def _stream(self, request: agent_pb2.RunRequest) -> None:
         started = False
@@ -315,19 +345,50 @@ class Attempts:
         return True
 
     async def _ensure_bundle(self, model: str, bundle_hash: str) -> None:
-        async with self._bundle_lock:
-            if bundle_hash in self._bundles:
-                return
-            to_host = self._progress_of(f"model {model}, to its host")
-            folder = await self._bundle_folder(model, bundle_hash, to_host)
-            await self._phone.push_bundle(folder, bundle_hash, self._progress_of(f"model {model}"))
+        """Wait for the one transfer of this bundle. It goes on where a waiting attempt is cancelled.
+
+        The thread that pushes cannot be stopped, and two that push into one folder break both.
+        """
+        bringing = self._bundles.get(bundle_hash)
+        if bringing is None:
+            bringing = asyncio.create_task(
+                self._bring_bundle(model, bundle_hash), name=f"bundle {bundle_hash} to {self._device_id}"
+            )
+            self._bundles[bundle_hash] = bringing
+            bringing.add_done_callback(lambda ended: self._note_bundle(bundle_hash, ended))
+        await asyncio.shield(bringing)
+
+    async def _bring_bundle(self, model: str, bundle_hash: str) -> None:
+        to_host = self._progress_of(f"model {model}, to its host", bundle_hash)
+        folder = await self._bundle_folder(model, bundle_hash, to_host)
+        async with self._push_lock:  # each push counts on the space that it finds free
+            removed = await self._phone.push_bundle(
+                folder, bundle_hash, self._progress_of(f"model {model}", bundle_hash)
+            )
+            for gone in removed:
+                self._forget_bundle(gone)
             await self._phone.stub.CheckBundle(
                 agent_pb2.CheckBundleRequest(bundle_hash=bundle_hash), timeout=CHECK_BUNDLE_DEADLINE_S
             )
-            self._bundles.add(bundle_hash)
 
-    def _progress_of(self, what: str) -> Callable[[int, int], None]:
-        return lambda done, total: self._transfer(what, done, total)
+    def _note_bundle(self, bundle_hash: str, ended: asyncio.Task[None]) -> None:
+        """Forget a transfer that failed: the next attempt tries again."""
+        if not ended.cancelled() and (error := ended.exception()):  # cancelled: the session ends
+            del self._bundles[bundle_hash]
+            logger.info("the bundle %s did not get to %s: %s", bundle_hash, self._device_id, error)
+
+    def _forget_bundle(self, bundle_hash: str) -> None:
+        bringing = self._bundles.get(bundle_hash)
+        if bringing is not None and bringing.done():  # else it is being brought again already
+            del self._bundles[bundle_hash]
+
+    def _progress_of(self, what: str, bundle_hash: str) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            # Nothing would end the display of a transfer that nobody waits for any more.
+            if bundle_hash in self._preparing.values():
+                self._transfer(what, done, total)
+
+        return progress
 
 
 def _base_proven(result: agent_pb2.EditResult) -> bool:

@@ -65,9 +65,12 @@ class Computer:
     def execution(self) -> str:
         return COMPUTER
 
-    async def push_bundle(self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]) -> None:
+    async def push_bundle(
+        self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]
+    ) -> Sequence[str]:
         """Link the bundle: it is on this machine already."""
         _link(self._home / "bundles" / bundle_hash, folder)
+        return ()
 
     async def wait_lost(self) -> str:
         """Never: there is no cable. A process that dies is met as an agent's death is on a phone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,7 @@ from mobifarm.controller.provisioning.install import (
     install_compiled,
     remove_bundle,
 )
-from mobifarm.controller.provisioning.phone import cpu_abi
+from mobifarm.controller.provisioning.phone import cpu_abi, run
 from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
 from mobifarm.controller.transport.adb_server import AdbServer
 from mobifarm.controller.transport.direct import connect_direct
@@ -83,17 +84,28 @@ class Phone:
         )
         return "qemu_arm64" if emulated else "virtual"
 
-    async def push_bundle(self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]) -> None:
-        await _blocking(
+    async def push_bundle(
+        self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]
+    ) -> Sequence[str]:
+        """See :class:`mobifarm.controller.host.attempts.ReachablePhone`."""
+        loop = asyncio.get_running_loop()
+
+        def on_progress(done: int, total: int) -> None:
+            loop.call_soon_threadsafe(progress, done, total)
+
+        installed = await _blocking(
             self._threads,
-            lambda: install_bundle(self._transport, self._provisioned.home, folder, bundle_hash, progress),
+            lambda: install_bundle(self._transport, self._provisioned.home, folder, bundle_hash, on_progress),
         )
+        removed = installed.removed
         soc = self.properties.get("ro.soc.model", "")
         if compiled := compiled_graphs(folder, bundle_hash, soc):
-            await _blocking(
+            graphs = await _blocking(
                 self._threads,
                 lambda: install_compiled(self._transport, self._provisioned.home, compiled, bundle_hash, soc),
             )
+            removed += graphs.removed
+        return removed
 
     async def wait_lost(self) -> str:
         """Return the reason once the link is gone."""
@@ -146,6 +158,7 @@ class Connector:
         self._scratch = scratch
         self._threads = threads
         self._interceptors = interceptors
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by serial number
 
     async def __call__(
         self,
@@ -163,17 +176,29 @@ class Connector:
         def on_transfer(what: str, done: int, total: int) -> None:
             loop.call_soon_threadsafe(transfer, what, done, total)
 
-        transport = await _blocking(self._threads, lambda: self._open(address, on_authorisation))
+        opening = self._threads.submit(self._open, address, on_authorisation)
+        try:
+            transport = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            # The thread goes on, with its deadline; nobody else would close the link that it may yet open.
+            self._threads.submit(lambda: opening.result().close())
+            raise
         try:
             stage(DeviceState.PROVISIONING)
-            provisioned = await _blocking(
-                self._threads,
-                lambda: provision(transport, cache=cache_directory(), bundles={}, progress=on_transfer),
+            serial = await _blocking(
+                self._threads, lambda: run(transport, "getprop ro.serialno", "read its serial number").stdout
             )
+            # One phone at two places is provisioned by one at a time: both would unpack into one folder.
+            async with self._turns[serial.strip()]:
+                provisioned = await _blocking(
+                    self._threads,
+                    lambda: provision(transport, cache=cache_directory(), bundles={}, progress=on_transfer),
+                )
             stage(DeviceState.CALIBRATING)
             return await self._meet(transport, provisioned)
         except BaseException:
-            transport.close()
+            # Ends a provisioning that goes on in its thread, too.
+            await _blocking(self._threads, transport.close)
             raise
 
     def open_briefly(self, address: str) -> DeviceTransport:

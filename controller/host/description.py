@@ -17,6 +17,7 @@ def bounded(description: agent_pb2.DescribeResponse) -> agent_pb2.DescribeRespon
     found = agent_pb2.DescribeResponse()
     found.CopyFrom(description)
     found.agent_version = description.agent_version[:TEXT_LIMIT]
+    found.session_id = description.session_id[:TEXT_LIMIT]
     del found.sensors[:]
     for sensor in description.sensors:
         if len(found.sensors) < SENSOR_LIMIT and len(sensor.name) <= SENSOR_NAME_LIMIT:

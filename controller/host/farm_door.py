@@ -69,6 +69,10 @@ class FarmDoor:
         except TypeError:
             raise HostError(f"what answers at {self._head} is no farm that hosts can join") from None
 
+    def leave(self, name: str, join_id: str) -> None:
+        """Say that this machine is a host no longer."""
+        self._request("DELETE", {"name": name, "join_id": join_id})
+
     def session(self) -> str:
         return str(self._request("GET").get("session"))
 

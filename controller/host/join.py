@@ -87,6 +87,9 @@ def join(
                 announce(f"joined {head} as {name}" + (" again" if joined_before else ""))
                 joined_before = True
                 reason = _while_joined(node, door, ticket.session, stop)
+                if reason is None:  # else the farm learns of it by silence, and with no reason
+                    with contextlib.suppress(FarmError):
+                        door.leave(name, ticket.join_id)
             if reason:
                 announce(f"{reason}; trying to join again")
                 stop.wait(LOOK_PERIOD_S)
@@ -146,11 +149,20 @@ def _node(
     command += ["--num-cpus", "0", "--object-store-memory", str(OBJECT_STORE_BYTES)]
     command += ["--temp-dir", str(session), "--log-color", "false"]
     command += ["--labels", f"{HOST_LABEL}={configuration.name},{JOIN_LABEL}={ticket.join_id}"]
-    if platform.system() == "Linux" and (setpriv := shutil.which("setpriv")):
+    setpriv = shutil.which("setpriv") if platform.system() == "Linux" else None
+    if setpriv is not None:
         command = [setpriv, "--pdeathsig", "TERM", *command]  # a killed `mobifarm join` leaves no node
     with _log(paths).open("ab") as output:
         node = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=paths.home
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=paths.home,
+            # A terminal's Ctrl-C would else reach Ray's processes too, which then end in disorder. Without
+            # setpriv they stay in its group, so that they end with the terminal at least.
+            start_new_session=setpriv is not None,
         )
     try:
         yield node

@@ -356,6 +356,7 @@ class PhoneSession:
                 ready_after_s=ready_after_s,
                 memory_total_bytes=description.memory_total_bytes,
                 cpu_count=description.cpu_count,
+                agent_session=description.session_id,
             )
         )
         watchers = [

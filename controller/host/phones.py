@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -103,6 +104,7 @@ class PhoneHost:
             size=lambda report: len(report.data) if isinstance(report, SamplesPiece) else 0
         )
         self._sessions: dict[str, PhoneSession] = {}
+        self._sources: dict[str, str] = {}  # of the phones with a session: where the farm has them from
         # Blocking ADB calls: each phone may hold a few threads (link watch, push, shell) at a time.
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=512, thread_name_prefix="adb")
         server = AdbServer(*configuration.adb_server) if configuration.adb_server else None
@@ -113,12 +115,16 @@ class PhoneHost:
             configuration.name, configuration.computer, configuration.scratch, self._threads
         )
         self._bundles = Bundles(_door(configuration), self._threads)
-        self._seen_at: dict[str, float] = {}  # phones that are plugged in, by address
+        self._seen_at: dict[str, float] = {}  # phones that are plugged in, by address; inf: then forgotten
         self._discovery = Discovery(_watchers(configuration, server), self)
 
-    def attach(self, device_id: str, address: str) -> None:
-        """Keep the phone at ``address`` connected from now on; attaching it again changes nothing."""
+    def attach(self, device_id: str, address: str, source: str = "") -> None:
+        """Keep the phone at ``address`` connected from now on; attaching it again changes nothing.
+
+        ``source``: where the farm has it from; of one that discovery found, discovery knows when it is away.
+        """
         if device_id not in self._sessions:
+            self._sources[device_id] = source
             self._sessions[device_id] = PhoneSession(
                 device_id,
                 address,
@@ -130,8 +136,9 @@ class PhoneHost:
                 mend=None if address == COMPUTER else self._mender(address),
             )
             if address in self._seen_at:
+                self._seen_at[address] = min(self._seen_at[address], time.monotonic())
                 self._sessions[device_id].plugged(self._seen_at[address])
-            elif self._discovery.is_absent(address):
+            elif self._discovery.is_absent(address, source):
                 self._sessions[device_id].unplugged(NOT_PLUGGED_IN)
 
     def _mender(self, address: str) -> Mender:
@@ -143,6 +150,9 @@ class PhoneHost:
         )
 
     async def detach(self, device_id: str) -> None:
+        if device_id in self._seen_at:  # nobody waits for a forgotten phone: it counts from its being added
+            self._seen_at[device_id] = math.inf
+        self._sources.pop(device_id, None)
         if session := self._sessions.pop(device_id, None):
             await session.stop()
 
@@ -203,6 +213,12 @@ class PhoneHost:
             session.settling(settling_reason(), SETTLING_ACTION)
             now = time.time()
             self._reports.put(PhoneSettling(now, address, now + left_s))
+
+    def looked(self, source: str) -> None:
+        # They were attached before the first look, and went while nobody looked: there is no departure.
+        for device_id, session in self._sessions.items():
+            if self._sources[device_id] == source and self._discovery.is_absent(device_id, source):
+                session.unplugged(NOT_PLUGGED_IN)
 
     def trouble(self, source: str, trouble: Trouble | None) -> None:
         reason, action = (trouble.reason, trouble.action) if trouble else ("", "")

@@ -105,9 +105,8 @@ async def connect_agent(
     name = hashlib.sha256(f"{transport.address} {endpoint.session_id} {os.getpid()}".encode()).hexdigest()[
         :16
     ]
-    forward = await asyncio.to_thread(
-        transport.forward, endpoint.destination, socket_directory / f"{name}.sock"
-    )
+    # At once, not in a thread: a caller that is cancelled could not close what the thread makes.
+    forward = transport.forward(endpoint.destination, socket_directory / f"{name}.sock")
     return await _connect(endpoint, f"unix:{forward.path}", forward, timeout_s, interceptors)
 
 

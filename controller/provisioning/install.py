@@ -15,7 +15,13 @@ from typing import Final
 
 from mobifarm.controller.errors import DeviceError, UserError
 from mobifarm.controller.provisioning.packing.archive import Archive
-from mobifarm.controller.provisioning.phone import check_space, checksums_below, file_checksum, run
+from mobifarm.controller.provisioning.phone import (
+    check_space,
+    checksums_below,
+    file_checksum,
+    free_bytes,
+    run,
+)
 from mobifarm.controller.provisioning.runtime import Runtime
 from mobifarm.controller.transport.interface import DeviceTransport
 
@@ -24,14 +30,17 @@ Progress = Callable[[int, int], None]
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _RESERVE_BYTES: Final = 64 << 20
+# A push changes something on the phone all the time, but for the checksums at its end.
+_TORN_MIN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What an installation did."""
+    """What an installation did; ``removed``: hashes of the bundles that had to make room."""
 
     pushed_bytes: int
     skipped_bytes: int
+    removed: tuple[str, ...] = ()
 
 
 def runtime_folder(home: str, archive: Archive) -> str:
@@ -47,22 +56,25 @@ def install_runtime(
     Raises:
         DeviceError: no space, the archive arrived damaged, or the phone cannot unpack it.
         LinkLost: the link went away; what was complete stays.
+
+    Bundles that nothing holds make room, see :func:`install_bundle`.
     """
     archives = [runtime.python, runtime.agent]
     missing = [archive for archive in archives if not _is_complete(transport, runtime_folder(home, archive))]
     total = sum(archive.size_bytes for archive in archives)
     to_push = sum(archive.size_bytes for archive in missing)
+    removed: tuple[str, ...] = ()
     if missing:
         # An archive lies beside its files until they are unpacked.
         needed = sum(archive.size_bytes + archive.unpacked_bytes for archive in missing)
-        check_space(transport, home, needed + _RESERVE_BYTES)
+        removed = _make_room(transport, home, needed + _RESERVE_BYTES)
     done = total - to_push
     for archive in missing:
         _unpack_on_phone(transport, home, archive)
         done += archive.size_bytes
         if progress:
             progress(done, total)
-    return Installed(pushed_bytes=to_push, skipped_bytes=total - to_push)
+    return Installed(to_push, total - to_push, removed)
 
 
 def remove_other_runtimes(transport: DeviceTransport, home: str, runtime: Runtime) -> None:
@@ -81,6 +93,9 @@ def install_bundle(
 
     Files are compared by the SHA-256 of their content on both ends, and again after the push. A bundle that
     was found whole is not read again as long as its files' sizes and times stay as they were.
+
+    What broken pushes of other bundles left is removed. Where space lacks, other bundles make room, the least
+    recently used first: those without kept edits that the agent has not loaded.
 
     Args:
         transport: link to the phone.
@@ -117,10 +132,11 @@ def install_bundle(
         f"then rm -rf {new} && mv {bundle_hash} {new}; else mkdir -p {new}; fi"
     )
     run(transport, script, "make the bundle's folder")
+    _remove_torn(transport, folder, new)
     there = checksums_below(transport, f"{home}/bundles/{new}")
     missing = [name for name in sources if there.get(name) != wanted[name]]
     to_push = sum(sizes[name] for name in missing)
-    check_space(transport, home, to_push + _RESERVE_BYTES)
+    removed = _make_room(transport, home, to_push + _RESERVE_BYTES, bundle_hash) if missing else ()
     done = total - to_push
     report(done, total)
     for name in missing:
@@ -135,7 +151,7 @@ def install_bundle(
         raise _damaged(transport, "model bundle")
     script = f"cd {folder} && mv {new} {bundle_hash} && {_list_files(bundle_hash)} >.verified-{bundle_hash}"
     run(transport, script, "put the bundle in its place")
-    return Installed(pushed_bytes=to_push, skipped_bytes=total - to_push)
+    return Installed(to_push, total - to_push, removed)
 
 
 def compiled_graphs(bundle_dir: Path, bundle_hash: str, soc_model: str) -> Path | None:
@@ -148,11 +164,10 @@ def compiled_graphs(bundle_dir: Path, bundle_hash: str, soc_model: str) -> Path 
 
 def install_compiled(
     transport: DeviceTransport, home: str, folder: Path, bundle_hash: str, soc_model: str
-) -> int:
+) -> Installed:
     """Bring a bundle's graphs, compiled for the phone's chip, to where the agent looks for them.
 
-    Returns:
-        Bytes pushed; files that are there already are not pushed again.
+    Files that are there already are not pushed again. Other bundles make room, see :func:`install_bundle`.
 
     Raises:
         UserError: the names do not fit, or the graphs were compiled for another chip.
@@ -168,20 +183,22 @@ def install_compiled(
     wanted = {name: file_checksum(path) for name, path in sources.items()}
     there = checksums_below(transport, place)
     missing = [name for name in sources if there.get(name) != wanted[name]]
-    to_push = sum(sources[name].stat().st_size for name in missing)
-    check_space(transport, home, to_push + _RESERVE_BYTES)
+    sizes = {name: path.stat().st_size for name, path in sources.items()}
+    to_push = sum(sizes[name] for name in missing)
+    removed = _make_room(transport, home, to_push + _RESERVE_BYTES, bundle_hash) if missing else ()
     for name in missing:
         transport.push(sources[name], f"{place}/{name}")
     found = checksums_below(transport, place)
     if any(found.get(name) != wanted[name] for name in sources):
         raise _damaged(transport, "compiled graph")
-    return to_push
+    return Installed(to_push, sum(sizes.values()) - to_push, removed)
 
 
 def _unchanged_since_verified(transport: DeviceTransport, home: str, bundle_hash: str) -> bool:
     script = (
         f"cd {shlex.quote(home)}/bundles && test -f .verified-{bundle_hash} && "
-        f"{_list_files(bundle_hash)} | cmp -s - .verified-{bundle_hash}"
+        f"{_list_files(bundle_hash)} | cmp -s - .verified-{bundle_hash} && "
+        f"touch .verified-{bundle_hash}"  # its time is that of the bundle's last use
     )
     return transport.shell(script).exit_code == 0
 
@@ -190,10 +207,54 @@ def _list_files(folder: str) -> str:
     return f"find {folder} -type f -exec stat -c '%s %Y %n' {{}} + | sort"
 
 
-def remove_other_bundles(transport: DeviceTransport, home: str, keep: Iterable[str]) -> None:
-    """Delete the model bundles on the phone whose hashes are not in ``keep``."""
-    names = [name for kept in keep if _HASH.fullmatch(kept) for name in (kept, f".verified-{kept}")]
-    _remove_others(transport, f"{home}/bundles", names)
+def _remove_torn(transport: DeviceTransport, folder: str, new: str) -> None:
+    """Delete what broken pushes left, but not what another farm may be pushing just now."""
+    script = (
+        f'cd {folder} && for torn in .new-*; do [ "$torn" = {new} ] || {{ '
+        f'recent=$(find "$torn" -mmin -{_TORN_MIN}) && [ -z "$recent" ] && rm -rf -- "$torn"; }}; done; true'
+    )
+    run(transport, script, "remove what broken pushes left", timeout_s=120)
+
+
+def _make_room(
+    transport: DeviceTransport, home: str, needed_bytes: int, bundle_hash: str = ""
+) -> tuple[str, ...]:
+    """Have so much space, where need be in place of bundles that nothing holds; returns those it removed.
+
+    Raises:
+        DeviceError: all of them would not be enough; they stay.
+    """
+    removed: list[str] = []
+    free = free_bytes(transport, home)
+    if free < needed_bytes:
+        sizes = _bundle_sizes(transport, home)
+        unused = [name for name in _unused_bundles(transport, home) if name in sizes and name != bundle_hash]
+        if free + sum(sizes[name] << 10 for name in unused) >= needed_bytes:
+            for name in unused:
+                remove_bundle(transport, home, name)
+                removed.append(name)
+                if free_bytes(transport, home) >= needed_bytes:
+                    break
+    check_space(transport, home, needed_bytes)
+    return tuple(removed)
+
+
+def _unused_bundles(transport: DeviceTransport, home: str) -> list[str]:
+    """Hashes of the bundles without kept edits that are not loaded, the least recently used first.
+
+    The space of a loaded one would not be free: the agent maps its files.
+    """
+    script = (
+        f"cd {shlex.quote(home)}/bundles 2>/dev/null || exit 0; "
+        "maps=/proc/$(cat ../agent/lock 2>/dev/null)/maps; "
+        "ls -Atr | while read -r entry; do bundle=${entry#.verified-}; "
+        '[ -e "../agent/edits/$bundle.edits" ] || grep -q "/bundles/$bundle/" "$maps" 2>/dev/null || '
+        'echo "$entry"; done'
+    )
+    entries = run(transport, script, "look for unused model bundles").stdout.splitlines()
+    order = {entry: number for number, entry in enumerate(entries)}
+    bundles = [entry for entry in entries if _HASH.fullmatch(entry)]
+    return sorted(bundles, key=lambda name: order.get(f".verified-{name}", -1))
 
 
 def bundles_by_size(transport: DeviceTransport, home: str) -> list[str]:
@@ -202,13 +263,19 @@ def bundles_by_size(transport: DeviceTransport, home: str) -> list[str]:
     Raises:
         DeviceError: the phone does not say.
     """
+    sizes = _bundle_sizes(transport, home)
+    return sorted(sizes, key=lambda name: (sizes[name], name))
+
+
+def _bundle_sizes(transport: DeviceTransport, home: str) -> dict[str, int]:
+    """KiB of each model bundle by its hash."""
     script = f"cd {shlex.quote(home)}/bundles 2>/dev/null || exit 0; du -s -k -- * 2>/dev/null; true"
     sizes = {}
     for line in run(transport, script, "look for model bundles").stdout.splitlines():
         size, _, name = line.partition("\t")
         if _HASH.fullmatch(name) and size.isdigit():
             sizes[name] = int(size)
-    return sorted(sizes, key=lambda name: (sizes[name], name))
+    return sizes
 
 
 def remove_bundle(transport: DeviceTransport, home: str, bundle_hash: str) -> None:

@@ -33,8 +33,10 @@ def remove_from_phone(transport: DeviceTransport, *, keep_edits: bool) -> Remova
     before = _kibibytes(transport, place)
     if keeps:
         script = (
-            # Of npu the compiled graphs; a worker's socket is not the farm's.
-            f"cd {place} && rm -rf -- runtime bundles npu/*/ && cd agent && "
+            # Of npu the compiled graphs; a worker's socket and the folder beside it, where it goes on to
+            # write, are not the farm's.
+            f"cd {place} && rm -rf -- runtime bundles && for graphs in npu/*/; do "
+            'case "$graphs" in npu/worker.sock*) ;; *) rm -rf -- "$graphs" ;; esac; done && cd agent && '
             'for entry in * .[!.]*; do [ "$entry" = edits ] || rm -rf -- "$entry"; done'
         )
     else:

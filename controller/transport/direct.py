@@ -93,6 +93,8 @@ def connect_direct(
 
 def _open_wire(address: str, timeout_s: float) -> Wire:
     if match := _TCP_ADDRESS.fullmatch(address):
+        if not 0 < int(match["port"]) < 65536:
+            raise UserError(f"there is no port {match['port']} ({address}): give one from 1 to 65535")
         return TcpWire(match["host6"] or match["host"], int(match["port"]), timeout_s)
     if match := _USB_ADDRESS.fullmatch(address):
         return UsbWire(match["port_path"])

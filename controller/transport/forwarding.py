@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from mobifarm.controller.errors import DeviceError, HostError
+from mobifarm.controller.errors import DeviceError, FarmError, HostError
 from mobifarm.controller.transport.interface import ByteStream
 
 _RECEIVE_BYTES: Final = 256 * 1024
@@ -89,7 +89,7 @@ class SocketForward:
     def _serve(self, client: socket.socket) -> None:
         try:
             stream = self._open_stream()
-        except DeviceError:
+        except FarmError:
             # The client sees a closed connection; the reason is the link's, and its owner hears it there.
             self._drop(client)
             return

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from mobifarm.controller.errors import DeviceError
+from mobifarm.controller.errors import DeviceError, LinkLost
 from mobifarm.controller.transport.interface import ByteStream, ShellResult
 from mobifarm.controller.transport.mux import StreamTimeoutError
 
@@ -57,8 +57,14 @@ def run_command(stream: ByteStream, name: str, command: str, timeout_s: float) -
     output: dict[int, list[bytes]] = {_STDOUT: [], _STDERR: []}
     size_bytes = 0
     try:
-        # Without this a command that reads its standard input would wait for ever.
-        stream.write(_HEADER.pack(_CLOSE_STDIN, 0), timeout_s)
+        try:
+            # Without this a command that reads its standard input would wait for ever.
+            stream.write(_HEADER.pack(_CLOSE_STDIN, 0), timeout_s)
+        except (LinkLost, StreamTimeoutError):
+            raise
+        except DeviceError:
+            # A quick command's stream may have ended before the write; its outcome waits to be read.
+            pass
         while data := stream.read(max(0.0, deadline - time.monotonic())):
             size_bytes += len(data)
             if size_bytes > _OUTPUT_LIMIT_BYTES:

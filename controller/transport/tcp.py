@@ -31,7 +31,7 @@ class TcpWire:
         """
         try:
             self._socket = socket.create_connection((host, port), timeout=timeout_s)
-        except (OSError, OverflowError) as error:
+        except (OSError, UnicodeError) as error:  # the latter where a name is none: foo..bar
             raise NotThere(
                 f"no phone answers at tcp:{host}:{port} ({error}); check that it is switched on and that its "
                 "ADB listens there (`adb tcpip 5555` on a phone with a cable)"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc.aio
@@ -16,14 +17,16 @@ from mobifarm.controller.errors import DeviceError, UserError
 from mobifarm.controller.provisioning.agent import AgentEndpoint, start_agent, stop_agent
 from mobifarm.controller.provisioning.connection import connect_agent
 from mobifarm.controller.provisioning.install import (
+    Installed,
+    bundles_by_size,
     install_bundle,
     install_compiled,
     remove_bundle,
-    remove_other_bundles,
     runtime_folder,
 )
 from mobifarm.controller.provisioning.phone import cpu_abi, find_home, read_properties
 from mobifarm.controller.provisioning.provision import ProvisionedPhone, provision
+from mobifarm.controller.provisioning.removal import remove_from_phone
 from mobifarm.controller.provisioning.runtime import Runtime, ensure_runtime
 from mobifarm.controller.transport.direct import DirectTransport, connect_direct
 from mobifarm.simulator.virtual_phones import VirtualPhones
@@ -263,10 +266,69 @@ def test_an_interrupted_push_goes_on_where_it_stopped(
     link.shell(f"cd {bundles} && mv {bundle_hash} .new-{bundle_hash} && rm .new-{bundle_hash}/manifest.json")
     done = install_bundle(link, home, folder, bundle_hash)
     assert done.pushed_bytes == (folder / "manifest.json").stat().st_size
-    remove_other_bundles(link, home, keep=[bundle_hash])
     assert set(link.shell(f"ls -A {bundles}").stdout.split()) == {bundle_hash, f".verified-{bundle_hash}"}
-    remove_other_bundles(link, home, keep=[])
-    assert link.shell(f"ls -A {bundles}").stdout == ""
+
+
+@pytest.fixture
+def home(link: DirectTransport) -> Iterator[str]:
+    """The farm's folder, empty."""
+    place = find_home(link)
+    stop_agent(link, place)
+    link.shell(f"rm -rf {shlex.quote(place)}")
+    yield find_home(link)
+    link.shell(f"rm -rf {shlex.quote(place)}")
+
+
+def test_what_broken_pushes_of_other_bundles_left_is_removed(
+    link: DirectTransport, home: str, bundle: tuple[Path, str]
+) -> None:
+    folder, bundle_hash = bundle
+    torn, going_on = f".new-{'a' * 64}", f".new-{'b' * 64}"
+    link.shell(f"cd {home} && mkdir -p bundles/{torn}/graphs bundles/{going_on}/graphs")
+    link.shell(f"cd {home}/bundles && touch -d 2020-01-01T00:00:00 {torn}/graphs {torn} {going_on}")
+    install_bundle(link, home, folder, bundle_hash)
+    left = set(link.shell(f"ls -A {home}/bundles").stdout.split())
+    assert left == {going_on, bundle_hash, f".verified-{bundle_hash}"}
+
+
+def test_bundles_that_nothing_holds_make_room(
+    link: DirectTransport, home: str, bundle: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = bundle
+    again, edited, loaded, older, newer, wanted = (letter * 64 for letter in "abcdef")
+    slots = 6
+
+    def free_bytes(link: DirectTransport, folder: str) -> int:
+        """As if the phone had space for so many bundles, of just below 1 MiB, and what is left to it."""
+        return 64 + slots - len(bundles_by_size(link, home)) << 20
+
+    monkeypatch.setattr("mobifarm.controller.provisioning.install.free_bytes", free_bytes)
+    monkeypatch.setattr("mobifarm.controller.provisioning.phone.free_bytes", free_bytes)
+    for number, name in enumerate((again, edited, loaded, older, newer)):
+        assert install_bundle(link, home, folder, name).removed == ()
+        link.shell(f"touch -d 2020-01-0{number + 1}T00:00:00 {home}/bundles/.verified-{name}")
+    assert install_bundle(link, home, folder, again).pushed_bytes == 0
+    link.shell(f"mkdir -p {home}/agent/edits && : >{home}/agent/edits/{edited}.edits")
+    # A running program's file is mapped, as a model's are by the agent.
+    program = f"{home}/bundles/{loaded}/sleep"
+    link.shell(f"cp $(which sleep) {program}")
+    started = link.shell(f"setsid nohup {program} 1000 </dev/null >/dev/null 2>&1 & echo $!").stdout.strip()
+    link.push_bytes(started.encode(), f"{home}/agent/lock")
+
+    slots = 1
+    before = bundles_by_size(link, home)
+    with pytest.raises(DeviceError, match="delete something on the phone"):
+        install_bundle(link, home, folder, wanted)
+    assert bundles_by_size(link, home) == before
+    slots = 5
+    assert install_bundle(link, home, folder, wanted).removed == (older,)
+    slots = 4
+    graphs = folder.parent / "SM8650"
+    graphs.mkdir()
+    (graphs / "npu_layers.onnx").write_bytes(b"a graph")
+    assert install_compiled(link, home, graphs, wanted, "SM8650").removed == (newer, again)
+    assert set(bundles_by_size(link, home)) == {edited, loaded, wanted}
+    link.shell(f"kill {started}")
 
 
 def test_a_bundle_takes_its_compiled_graphs_along(
@@ -278,10 +340,21 @@ def test_a_bundle_takes_its_compiled_graphs_along(
     compiled.mkdir()
     (compiled / "npu_layers.onnx").write_bytes(b"a graph")
     install_bundle(link, home, folder, bundle_hash)
-    assert install_compiled(link, home, compiled, bundle_hash, "SM8650") == 7
-    assert install_compiled(link, home, compiled, bundle_hash, "SM8650") == 0
+    assert install_compiled(link, home, compiled, bundle_hash, "SM8650") == Installed(7, 0)
+    assert install_compiled(link, home, compiled, bundle_hash, "SM8650") == Installed(0, 7)
     remove_bundle(link, home, bundle_hash)
     assert link.shell(f"find {shlex.quote(home)}/bundles {shlex.quote(home)}/npu -type f").stdout == ""
+
+
+def test_forgetting_that_keeps_edits_leaves_a_running_worker_what_it_uses(link: DirectTransport) -> None:
+    place = shlex.quote(find_home(link))
+    kept = ["agent/edits/a.edits", "npu/worker.sock", "npu/worker.sock.profiles/graph.csv"]
+    files = " ".join([*kept, "bundles/a/manifest.json", "npu/a/SM8650/npu_layers.onnx"])
+    link.shell(f"cd {place} && for f in {files}; do mkdir -p ${{f%/*}}; : >$f; done")
+    removal = remove_from_phone(link, keep_edits=True)
+    assert removal.left == (f"1 file of kept edits in {find_home(link)}/agent/edits",)
+    assert link.shell(f"cd {place} && find . -type f | sort").stdout.split() == [f"./{name}" for name in kept]
+    link.shell(f"rm -rf {place}")
 
 
 def test_bundles_that_are_none(link: DirectTransport, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def needed_libraries(path: Path) -> list[str]:
     data = path.read_bytes()
     try:
         return _needed(data)
-    except (struct.error, IndexError, StopIteration) as error:
+    except (struct.error, IndexError, OverflowError, StopIteration) as error:
         raise ValueError(f"{path.name} is damaged") from error
 
 

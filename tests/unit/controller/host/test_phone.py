@@ -143,10 +143,13 @@ class ScriptedPhone:
         self.closed = asyncio.Event()
         self.bundles: list[str] = []
 
-    async def push_bundle(self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]) -> None:
+    async def push_bundle(
+        self, folder: Path, bundle_hash: str, progress: Callable[[int, int], None]
+    ) -> list[str]:
         self.pushes.append(bundle_hash)
         if self.push_allowed:
             await self.push_allowed.wait()
+        return []
 
     async def wait_lost(self) -> str:
         await self.lost.wait()

@@ -27,7 +27,7 @@ class FullPhone:
     def shell(self, command: str, timeout_s: float = 30.0) -> ShellResult:
         if command.startswith("df "):
             return ShellResult(0, f"Filesystem 1K-blocks\n/dev/x 9 9 {self.free >> 10} 9% /data\n", "")
-        return ShellResult(1, "", "")
+        return ShellResult(1 if command.startswith("test ") else 0, "", "")
 
     def push(self, source: Path, target: str) -> None:
         self.pushed.append(target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mobifarm.controller.errors import UserError
+from mobifarm.controller.errors import NotThere, UserError
 from mobifarm.controller.transport.direct import connect_direct
 from mobifarm.controller.transport.usb import UsbPhone, UsbScan, list_usb
 
@@ -15,6 +15,18 @@ from mobifarm.controller.transport.usb import UsbPhone, UsbScan, list_usb
 def test_addresses_that_are_none(tmp_path, address) -> None:
     with pytest.raises(UserError, match="is no phone's address"):
         connect_direct(address, key_path=tmp_path / "adbkey")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_ports_that_are_none(tmp_path, port) -> None:
+    with pytest.raises(UserError, match=f"there is no port {port} .*: give one from 1 to 65535"):
+        connect_direct(f"tcp:127.0.0.1:{port}", key_path=tmp_path / "adbkey")
+
+
+@pytest.mark.parametrize("host", ["foo..bar", "x" * 64 + ".local"])
+def test_names_of_hosts_that_are_none(tmp_path, host) -> None:
+    with pytest.raises(NotThere, match=f"no phone answers at tcp:{host}:5555"):
+        connect_direct(f"tcp:{host}:5555", key_path=tmp_path / "adbkey")
 
 
 def test_a_phone_on_the_bus_has_an_address() -> None:

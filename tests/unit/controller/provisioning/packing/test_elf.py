@@ -59,6 +59,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             needed_of(tmp_path, data)
 
 
+def test_an_offset_that_no_file_has_is_damage(tmp_path: Path) -> None:
+    data = bytearray(library(["libc.so.6"]))
+    data[39] = 128  # the highest byte of where the segments are
+    with pytest.raises(ValueError, match="is damaged"):
+        needed_of(tmp_path, bytes(data))
+
+
 @given(st.data())
 def test_a_damaged_file_is_refused_or_read_but_breaks_nothing(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
