@@ -22,7 +22,7 @@ class AdbServerWatcher:
         self._tracker: DeviceTracker | None = None
         self._interrupted = threading.Event()
 
-    def covers(self, address: str) -> bool:
+    def covers(self, address: str, source: str) -> bool:
         return address.startswith(("usb:", "adb:"))
 
     def scan(self) -> Scan:

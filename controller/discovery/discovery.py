@@ -32,6 +32,10 @@ class Listener(Protocol):
         """It goes in and out; it is left alone until it has been calm for ``left_s``."""
         ...
 
+    def looked(self, source: str) -> None:
+        """The first look is over: a phone that it did not show is told by no departure."""
+        ...
+
     def trouble(self, source: str, trouble: Trouble | None) -> None:
         """Phones cannot be seen there, or (None) can be; told after the first look and with every change."""
         ...
@@ -48,9 +52,9 @@ class Discovery:
     ) -> None:
         self._watches = [_Watch(watcher, listener, clock) for watcher in watchers]
 
-    def is_absent(self, address: str) -> bool:
-        """Whether a watcher that must see a phone of this address has looked and did not."""
-        return any(watch.is_absent(address) for watch in self._watches)
+    def is_absent(self, address: str, source: str) -> bool:
+        """Whether a watcher that must see this phone has looked and did not; see :meth:`Watcher.covers`."""
+        return any(watch.is_absent(address, source) for watch in self._watches)
 
     async def close(self) -> None:
         await asyncio.gather(*(watch.close() for watch in self._watches))
@@ -72,8 +76,9 @@ class _Watch:
         self._thread = threading.Thread(target=self._run, name=f"discovery {watcher.source}", daemon=True)
         self._thread.start()
 
-    def is_absent(self, address: str) -> bool:
-        return self._phones is not None and self._watcher.covers(address) and address not in self._phones
+    def is_absent(self, address: str, source: str) -> bool:
+        covered = self._watcher.covers(address, source)
+        return self._phones is not None and covered and address not in self._phones
 
     async def close(self) -> None:
         self._stopped.set()
@@ -112,6 +117,8 @@ class _Watch:
             self._tell(self._debouncer.depart(address, now), now, observed)
         for address in difference.arrived:
             self._tell(self._debouncer.arrive(address, now), now, observed)
+        if not observed:
+            self._listener.looked(self._watcher.source)
         self._tell_due()
 
     def _tell_due(self) -> None:

@@ -35,8 +35,8 @@ class FolderWatcher:
         self._interrupted = threading.Event()
         self._read: dict[str, tuple[tuple[int, int, int], dict[str, Any] | str]] = {}
 
-    def covers(self, address: str) -> bool:
-        return False  # a phone on TCP may be added by hand as well
+    def covers(self, address: str, source: str) -> bool:
+        return source == self.source  # a phone on TCP may be added by hand as well
 
     def scan(self) -> Scan:
         phones: dict[str, str] = {}

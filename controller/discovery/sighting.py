@@ -34,8 +34,11 @@ class Watcher(Protocol):
         """Its name for people, e.g. ``usb``."""
         ...
 
-    def covers(self, address: str) -> bool:
-        """Whether a phone of this address can only be there if it is in the scans."""
+    def covers(self, address: str, source: str) -> bool:
+        """Whether a phone of this address can only be there if it is in the scans.
+
+        ``source`` is where the farm has the phone from: the name of a watcher, or of who added it.
+        """
         ...
 
     def scan(self) -> Scan:

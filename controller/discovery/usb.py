@@ -45,7 +45,7 @@ class UsbWatcher:
         self._disagreements = 0
         self._interrupted = threading.Event()
 
-    def covers(self, address: str) -> bool:
+    def covers(self, address: str, source: str) -> bool:
         return address.startswith("usb:")
 
     def scan(self) -> Scan:

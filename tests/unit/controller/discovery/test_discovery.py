@@ -21,8 +21,8 @@ class ScriptedWatcher:
         self.shows: queue.Queue[Scan | Exception | None] = queue.Queue()
         self.closed = False
 
-    def covers(self, address: str) -> bool:
-        return address.startswith("usb:")
+    def covers(self, address: str, source: str) -> bool:
+        return address.startswith("usb:") or source == "announced"
 
     def scan(self) -> Scan:
         shown = self.shows.get()
@@ -46,6 +46,7 @@ class ScriptedWatcher:
 class Ears:
     def __init__(self) -> None:
         self.heard: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.looks: list[str] = []
 
     def arrived(self, address: str, source: str, seen_at: float, observed: bool) -> None:
         self.heard.put_nowait(("arrived", address, source, seen_at, observed))
@@ -55,6 +56,9 @@ class Ears:
 
     def settling(self, address: str, source: str, arrivals: int, left_s: float) -> None:
         self.heard.put_nowait(("settling", address, arrivals, round(left_s)))
+
+    def looked(self, source: str) -> None:
+        self.looks.append(source)
 
     def trouble(self, source: str, trouble: Trouble | None) -> None:
         self.heard.put_nowait(("trouble", source, trouble))
@@ -103,9 +107,11 @@ async def test_what_is_there_at_the_start_was_not_plugged_in_before_our_eyes(
         ("departed", "usb:1-2", "usb"),
         ("arrived", "usb:1-1", "usb", 6.0, True),
     ]
-    assert setup.discovery.is_absent("usb:1-2")
-    assert not setup.discovery.is_absent("usb:1-1")
-    assert not setup.discovery.is_absent("tcp:h:1")
+    assert setup.discovery.is_absent("usb:1-2", "operator")
+    assert not setup.discovery.is_absent("usb:1-1", "usb")
+    assert not setup.discovery.is_absent("tcp:h:1", "operator")
+    assert setup.discovery.is_absent("tcp:h:1", "announced")
+    assert setup.ears.looks == ["usb"]
 
 
 async def test_trouble_is_told_once_and_forgets_nobody(setups: Callable[..., Setup]) -> None:

@@ -76,8 +76,8 @@ def test_phones_are_named_by_their_place_and_told_apart_by_connection(
     assert watcher.scan().phones == {"usb:1-2.4": "1/7"}
     usb1.devices = [usb_device([2, 4], 9)]
     assert watcher.scan().phones == {"usb:1-2.4": "1/9"}
-    assert watcher.covers("usb:1-2.4")
-    assert not watcher.covers("tcp:h:1")
+    assert watcher.covers("usb:1-2.4", "usb")
+    assert not watcher.covers("tcp:h:1", "usb")
 
 
 def test_hotplug_ends_the_wait_and_the_list_is_the_truth(usb1: Usb1, tmp_path: Path) -> None:
