@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 30.0
 LONG_DEADLINE_S = 240.0  # for what takes its time on a phone
-STREAM_SILENCE_S = 60.0  # the farm says something every 15 s
+STREAM_SILENCE_S = 60.0  # the log says something every 15 s
 RECONNECT_S = 1.0
 POLL_PERIOD_S = 0.5
 NO_FARM = "no farm is running here; start one with `mobifarm up`"
@@ -88,27 +88,41 @@ class FarmClient:
     def delete(self, path: str, *, timeout_s: float = DEADLINE_S) -> Any:
         return self._request("DELETE", path, None, timeout_s).json()
 
-    def lines(self, path: str) -> Iterator[str]:
-        """The lines of a long answer as they come; raises as the class says, also on the way."""
-        timeout = httpx.Timeout(DEADLINE_S, read=STREAM_SILENCE_S)
+    def lines(self, path: str, *, silence_s: float = STREAM_SILENCE_S) -> Iterator[str]:
+        """The lines of a long answer as they come; raises as the class says, also on the way.
+
+        ``silence_s`` without a word count as no answer.
+        """
+        timeout = httpx.Timeout(DEADLINE_S, read=silence_s)
         try:
             with self._http.stream("GET", path, timeout=timeout) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise _refusal(answer)
                 yield from answer.iter_lines()
-        except httpx.ConnectError:
-            raise UserError(self._absent) from None
+        except httpx.ConnectError as error:
+            raise UserError(self._unreached(error)) from None
         except httpx.HTTPError as error:
             raise HostError(f"the farm does not answer: {error}") from None
+
+    def _unreached(self, error: BaseException | None) -> str:
+        while error is not None:
+            if isinstance(error, ssl.SSLError):
+                reason = getattr(error, "verify_message", "") or error.reason or "no TLS"
+                return (
+                    f"no safe connection to {self.url} ({reason}): for a certificate that this computer does "
+                    "not know by itself, give its file as certificate="
+                )
+            error = error.__cause__ or error.__context__
+        return self._absent
 
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = DEADLINE_S
     ) -> httpx.Response:
         try:
             answer = self._http.request(method, path, json=body, timeout=timeout_s)
-        except httpx.ConnectError:
-            raise UserError(self._absent) from None
+        except httpx.ConnectError as error:
+            raise UserError(self._unreached(error)) from None
         except httpx.HTTPError as error:
             raise HostError(f"the farm does not answer: {error}") from None
         if answer.is_success:
@@ -187,18 +201,22 @@ class Client:
             folder: where the data files of a spec that is no file are looked for; the current one by default.
 
         Raises:
-            WorkloadInputError: the spec or its data set is wrong; nothing was queued.
+            UserError: the spec or its data set is wrong; nothing was queued.
         """
         from mobifarm.workloads.datasets import load_records
+        from mobifarm.workloads.errors import WorkloadInputError
         from mobifarm.workloads.records import record_to_mapping
         from mobifarm.workloads.spec import parse_spec, read_spec
 
-        if isinstance(spec, Mapping):
-            document, name, folder = dict(spec), "spec", folder or Path()
-        else:
-            file = Path(spec)
-            document, name, folder = read_spec(file), str(file), file.parent
-        records = load_records(parse_spec(document, name).dataset, folder)
+        try:
+            if isinstance(spec, Mapping):
+                document, name, folder = dict(spec), "spec", folder or Path()
+            else:
+                file = Path(spec)
+                document, name, folder = read_spec(file), str(file), file.parent
+            records = load_records(parse_spec(document, name).dataset, folder)
+        except WorkloadInputError as error:
+            raise UserError(str(error)) from None
         body = {
             "spec": document,
             "records": [record_to_mapping(record) for record in records],

@@ -5,6 +5,7 @@
     ├── WorkloadError    3   an edit cannot be done as specified; it is a result, never retried
     ├── DeviceError      4   a phone or its link failed: the work is retried elsewhere
     ├── HostError        5   the machine that owns phones failed
+    ├── JobCancelled     6   a person cancelled the job that was waited for
     └── Bug              70  an invariant does not hold; please report it
 
 Messages say what happened, on which phone, and what to do next.
@@ -66,6 +67,12 @@ class HostError(FarmError):
     """The machine that owns the phones failed."""
 
     exit_code = 5
+
+
+class JobCancelled(FarmError):
+    """The job that was waited for was cancelled before all of it was done."""
+
+    exit_code = 6
 
 
 class Bug(FarmError):

@@ -1,6 +1,6 @@
 """Routes about phones. A phone's id may hold slashes, so that the routes with an ending come first.
 
-A serial number stands for the id of the one phone that has it.
+A serial number stands for the id of the one phone that has it, or of the only one of them that is there.
 """
 
 from __future__ import annotations
@@ -30,13 +30,20 @@ from mobifarm.controller.errors import UserError
 
 
 def _place(device_id: str, farm: Farmhouse, _: Viewer) -> str:
-    """The id of the phone that is meant by it, or by a serial number that no other phone has."""
+    """The id of the phone that is meant by it, or by a serial number that no other phone has.
+
+    Places where it was do not count where it is at another one now: a virtual phone has a new one after every
+    start.
+    """
     devices = farm.farm.state.devices
-    found = [
-        device.device_id
+    known = [
+        device
         for device in (devices.values() if device_id not in devices else ())
         if device.identity and device.identity.serial == device_id and device.stage is not Stage.RETIRED
     ]
+    there = [device for device in known if device.connected]
+    coming = [device for device in known if device.stage is not Stage.LOST]
+    found = [device.device_id for device in there or coming or known]
     if len(found) > 1:
         places = " or ".join(found)
         raise UserError(f"several phones have the serial number {device_id}: name one by its place, {places}")

@@ -2,6 +2,7 @@
 
     POST /join    {"name": …, "versions": {…}} → {"session", "join_id", "ray_address", "ray_token"}
     GET  /join    → {"session"}: whether it is still the same run of the farm
+    DELETE /join  {"name": …, "join_id": …}: this host leaves
     GET  /bundles/HASH/FILE?model=NAME → a file of a model bundle, also a part of it (Range)
 
 All want ``authorization: Bearer TOKEN`` with the farm's join token. Whatever is refused is refused before
@@ -54,6 +55,7 @@ class Door:
         own_name: of the farm's own machine, which no other may take.
         versions: the farm's.
         is_joined: whether a host of this name is there now.
+        dismiss: told the name of a host that leaves.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class Door:
         ray_address: str,
         ray_token: str,
         is_joined: Callable[[str], bool],
+        dismiss: Callable[[str], None],
     ) -> None:
         self._expected = f"Bearer {token}".encode()
         self._own_name = own_name
         self._versions = versions
         self._ray = {"ray_address": ray_address, "ray_token": ray_token}
         self._is_joined = is_joined
+        self._dismiss = dismiss
         self._session = secrets.token_hex(8)
         self.admissions: dict[str, Admission] = {}
 
@@ -79,6 +83,7 @@ class Door:
             routes=[
                 Route("/join", self._guarded(self._ask), methods=["POST"]),
                 Route("/join", self._guarded(self._look), methods=["GET"]),
+                Route("/join", self._guarded(self._leave), methods=["DELETE"]),
                 Route("/bundles/{bundle_hash}/{file}", self._guarded(_send_bundle_file), methods=["GET"]),
             ]
         )
@@ -98,12 +103,23 @@ class Door:
     async def _look(self, _: Request) -> Response:
         return JSONResponse({"session": self._session})
 
+    async def _leave(self, request: Request) -> Response:
+        if (body := await _body(request)) is None:
+            return _refusal(400, "the request is too large")
+        try:
+            asked = json.loads(body)
+            name, join_id = str(asked["name"]), asked["join_id"]
+        except (ValueError, KeyError, TypeError):
+            return _refusal(400, "the request needs a name and a join_id")
+        admission = self.admissions.get(name)
+        if admission is not None and admission.join_id == join_id:  # else another one has the name by now
+            del self.admissions[name]  # its node may live for a moment yet, and is not to be followed again
+            self._dismiss(name)
+        return JSONResponse({"session": self._session})
+
     async def _ask(self, request: Request) -> Response:
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_LIMIT_BYTES:
-                return _refusal(400, "the request is too large")
+        if (body := await _body(request)) is None:
+            return _refusal(400, "the request is too large")
         try:
             asked = json.loads(body)
             name, versions = asked["name"], asked["versions"]
@@ -122,6 +138,16 @@ class Door:
         admission = Admission(secrets.token_hex(8), {key: str(versions[key]) for key in self._versions})
         self.admissions[name] = admission
         return JSONResponse({"session": self._session, "join_id": admission.join_id, **self._ray})
+
+
+async def _body(request: Request) -> bytes | None:
+    """None where it is too large."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_LIMIT_BYTES:
+            return None
+    return body
 
 
 async def _send_bundle_file(request: Request) -> Response:

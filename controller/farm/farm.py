@@ -245,7 +245,8 @@ class Farm:
     async def attach(self, device_id: str, address: str) -> None:
         """Have the host keep this phone connected; a host that is away does it when it is back."""
         try:
-            await self._link(device_id).attach(device_id, address)
+            source = self.state.devices[device_id].source
+            await self._link(device_id).attach(device_id, address, source)
         except HostError as error:
             logger.warning("%s", error)
 
@@ -280,7 +281,7 @@ class Farm:
     async def _attach_all(self, link: HostLink, joined_host: str = "") -> None:
         for device in list(self.state.devices.values()):
             if device.joined_host == joined_host and device.stage is not DeviceState.RETIRED:
-                await link.attach(device.device_id, device.address)
+                await link.attach(device.device_id, device.address, device.source)
 
     async def follow(self, link: HostLink, joined: HostJoined) -> None:
         """Follow a host that joins until nothing is heard of it any more, which ends this call.
@@ -297,6 +298,7 @@ class Farm:
             tasks = [
                 *(asyncio.create_task(self._carry_out(link, lane)) for lane in connection.lanes),
                 asyncio.create_task(self._listen_to(link, joined.host)),
+                asyncio.create_task(_until_it_leaves(connection)),
             ]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -305,9 +307,15 @@ class Farm:
             ended = await asyncio.gather(*tasks, return_exceptions=True)
             del self._joined[joined.host]
         error = next(error for task, error in zip(tasks, ended, strict=True) if task in done)
-        logger.warning("the host %s is lost", joined.host, exc_info=error)
-        reason = str(error) if isinstance(error, HostError) else f"unexpected {type(error).__name__}: {error}"
+        expected = isinstance(error, HostError)
+        logger.warning("the host %s is lost: %s", joined.host, error, exc_info=None if expected else error)
+        reason = str(error) if expected else f"unexpected {type(error).__name__}: {error}"
         await self.apply(HostLost(self._clock(), joined.host, reason))
+
+    def dismiss(self, joined_host: str) -> None:
+        """The host has said that it leaves: it is lost at once, before its silence is noticed."""
+        if connection := self._joined.get(joined_host):
+            connection.leaves.set()
 
     async def _listen_to(self, link: HostLink, joined_host: str) -> NoReturn:
         await self._attach_all(link, joined_host)
@@ -470,3 +478,8 @@ class Farm:
                 return "acknowledge", device_id, attempt_id
             case CheckHealth(device_id, check_id, fencing_token):
                 return "check_health", device_id, check_id, fencing_token
+
+
+async def _until_it_leaves(connection: Connection) -> NoReturn:
+    await connection.leaves.wait()
+    raise HostError("its `mobifarm join` was ended")

@@ -34,7 +34,7 @@ class HostLink(Protocol):
         """Let the host forget what it knew, so that all phones that are then attached report anew."""
         ...
 
-    async def attach(self, device_id: str, address: str) -> None: ...
+    async def attach(self, device_id: str, address: str, source: str) -> None: ...
 
     async def detach(self, device_id: str) -> None: ...
 
@@ -67,6 +67,7 @@ class Connection:
     def __init__(self, link: HostLink) -> None:
         self.link = link
         self.lanes: tuple[asyncio.Queue[Command], ...] = tuple(asyncio.Queue() for _ in range(LANES))
+        self.leaves = asyncio.Event()  # the host has said so
 
     def put(self, command: Command) -> None:
         self.lanes[crc32(command.device_id.encode()) % LANES].put_nowait(command)

@@ -69,7 +69,9 @@ class LiveView:
             case AttemptProgress():
                 device.progress, device.transfer = report, None
             case TransferProgress():
-                device.transfer = report
+                # Who waited for it may be gone, and then nothing else tells that it is over.
+                complete = 0 < report.bytes_total <= report.bytes_done
+                device.transfer = None if complete else report
             case Reading():
                 device.reading = report
                 _remember(device, report)

@@ -42,8 +42,8 @@ class RayHost:
     async def begin(self) -> None:
         self._session, self._last_report = await self._call("begin"), 0
 
-    async def attach(self, device_id: str, address: str) -> None:
-        await self._call("attach", self._local(device_id), address)
+    async def attach(self, device_id: str, address: str, source: str) -> None:
+        await self._call("attach", self._local(device_id), address, source)
 
     async def detach(self, device_id: str) -> None:
         await self._call("detach", self._local(device_id))

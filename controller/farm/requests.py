@@ -26,6 +26,7 @@ from mobifarm.controller.core.events import (
 )
 from mobifarm.controller.core.selector import COMPUTER, DeviceSelector
 from mobifarm.controller.core.state import Device
+from mobifarm.controller.core.twins import other_place
 from mobifarm.controller.core.why import Why, why
 from mobifarm.controller.doctor.seed import document
 from mobifarm.controller.errors import DeviceError, FarmError, UserError
@@ -161,10 +162,13 @@ class FarmRequests:
             could not be cleaned; it is forgotten all the same.
         """
         device = self._known(device_id)
+        stays = other_place(self._farm.state, device)
         await self._farm.apply(DeviceForgotten(self._clock(), device_id))
         await self._farm.detach(device_id)
         answer: dict[str, Any] = {"device_id": device_id, "removed": [], "left": [], "freed_bytes": 0}
-        if device.address != COMPUTER:
+        if stays is not None:
+            answer["left"] = [f"everything, for the same phone is at {stays}"]
+        elif device.address != COMPUTER:
             try:
                 answer |= asdict(await self._farm.clean(device_id, keep_edits))
             except FarmError as error:
@@ -306,6 +310,8 @@ class FarmRequests:
     def _idle_token(self, device_id: str) -> int:
         """The newest fencing token of all: a phone that another farm has used since refuses it."""
         device = self._connected(device_id)
+        if device.same_as is not None:
+            raise UserError(f"{device_id} is the same phone as {device.same_as}: name that one")
         if device.attempt_id is not None or device.stopping_attempt_id is not None:
             raise UserError(
                 f"the phone {device_id} does an edit now: try again when it has ended, or cancel it"

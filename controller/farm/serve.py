@@ -236,6 +236,7 @@ def _door(paths: FarmPaths, farm: Farm, own_name: str, ray_address: str, ray_tok
         ray_address=ray_address,
         ray_token=ray_token,
         is_joined=is_joined,
+        dismiss=farm.dismiss,
     )
 
 
@@ -249,6 +250,17 @@ async def _run(
     beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> None:
     """``beside``: what else runs, from when the farm has taken up its state."""
+
+    async def begin() -> None:
+        await farm.started.wait()
+        for address in devices:
+            await requests.add_device(address, "command line")
+        ready()
+
+    async def run_beside(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await farm.started.wait()
+        await run()
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -256,23 +268,22 @@ async def _run(
     tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(farm.run(), name="farm"),
         asyncio.create_task(stop.wait(), name="stop"),
+        *(asyncio.create_task(run_beside(run)) for run in beside),
     ]
+    beginning = asyncio.create_task(begin(), name="beginning")
     serving: list[asyncio.Task[Any]] = [
         asyncio.create_task(server.serve(sockets=[listener]), name="api") for server, listener in servers
     ]
     try:
-        await farm.started.wait()
-        tasks += [asyncio.create_task(run()) for run in beside]
-        for address in devices:
-            await requests.add_device(address, "command line")
-        ready()
-        done, _ = await asyncio.wait(tasks + serving, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([beginning, *tasks, *serving], return_when=asyncio.FIRST_COMPLETED)
+        if done == {beginning} and not beginning.exception():
+            done, _ = await asyncio.wait(tasks + serving, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()  # a loop that ends by itself has failed: say why
     finally:
         for server, _ in servers:
             server.should_exit = True
-        for task in tasks:
+        for task in (beginning, *tasks):
             task.cancel()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(STOP_DEADLINE_S):
@@ -316,6 +327,7 @@ def _listen(host: str, port: int, option: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # from here on no other farm gets the port
     except OSError as error:
         listener.close()
         raise UserError(

@@ -31,7 +31,7 @@ class Vitals:
         power_source: where ``power_watts`` comes from.
         rail_watts: mean power of each rail since the reading before; of very many the first by name.
         battery_watts: into the battery (positive) or out of it; while the phone charges it says nothing about
-            what the phone uses.
+            what the phone uses. None until the gauge has shown which way it counts.
         battery: the share of its charge, 0 to 1.
         temperature_celsius: the battery's, or the skin's where the battery has no sensor, as gates see it.
         hottest_celsius: of all thermal zones; ``hottest_zone`` is its name.
@@ -59,6 +59,7 @@ class VitalsTracker:
     """Turns the readings of one phone into vitals; it remembers the energy counters of the last one."""
 
     def __init__(self) -> None:
+        self._sign_known = False
         self._counters: Mapping[str, float] = {}
         self._counted_at_s = 0.0
         self._rail_watts: Mapping[str, float] = {}
@@ -85,7 +86,7 @@ class VitalsTracker:
             power_watts=power,
             power_source=source,
             rail_watts=rails if len(rails) <= RAILS_LIMIT else dict(sorted(rails.items())[:RAILS_LIMIT]),
-            battery_watts=battery_watts,
+            battery_watts=battery_watts if self._knows_sign(battery_watts, seen.charging) else None,
             battery=seen.battery,
             charging=seen.charging,
             temperature_celsius=seen.temperature_celsius,
@@ -95,6 +96,12 @@ class VitalsTracker:
             clock_hertz=max(clocks, default=None),
             agent_rss_bytes=values.get("agent/rss"),
         )
+
+    def _knows_sign(self, battery_watts: float | None, charging: bool | None) -> bool:
+        """Less than nothing into a charging battery: an inverted gauge, or too weak a charger."""
+        if battery_watts and charging is not None and (battery_watts > 0) == charging:
+            self._sign_known = True
+        return self._sign_known or charging is False
 
     def _rails(self, now_s: float, values: Mapping[str, float]) -> Mapping[str, float]:
         """Watts by rail. Readings that follow too closely repeat the last: a difference would be noise."""

@@ -76,7 +76,7 @@ ENERGY: Final = _counter(
 BATTERY_POWER: Final = _gauge(
     "mobifarm_device_battery_power_watts",
     "Power into the battery, below 0 out of it. While the phone charges it is not what the phone uses. "
-    + _PROVENANCE,
+    "Absent until the gauge has shown which way it counts. " + _PROVENANCE,
     *("device", "provenance"),
 )
 BODY_TEMPERATURE: Final = _gauge(

@@ -36,6 +36,11 @@ def open_store(paths: FarmPaths, url: str | None = None) -> LogStore:
     return store
 
 
+def has_store(paths: FarmPaths) -> bool:
+    """Whether the farm has ever kept anything."""
+    return paths.database.exists() or paths.store_url.exists()
+
+
 def open_reader(paths: FarmPaths) -> Reader:
     """Open the farm's store to read it, whether or not a controller runs.
 

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mobifarm.controller.client import Client as Client
+    from mobifarm.controller.errors import DeviceError as DeviceError
+    from mobifarm.controller.errors import FarmError as FarmError
+    from mobifarm.controller.errors import HostError as HostError
+    from mobifarm.controller.errors import UserError as UserError
 
 __version__ = "0.1.0"
 
@@ -19,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from mobifarm.controller.client import Client
 
         return Client
+    if name in ("DeviceError", "FarmError", "HostError", "UserError"):
+        from mobifarm.controller import errors
+
+        return getattr(errors, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import pwd
 import shutil
@@ -19,18 +20,22 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed (the extra postgres)")
 
 from hypothesis import settings  # noqa: E402
 
+from mobifarm.controller.cli.doctor import _targets  # noqa: E402
+from mobifarm.controller.cli.replay import replay as replay_command  # noqa: E402
 from mobifarm.controller.core.events import DeviceAdded  # noqa: E402
 from mobifarm.controller.core.step import replay  # noqa: E402
 from mobifarm.controller.core.views import job_view  # noqa: E402
 from mobifarm.controller.errors import HostError, UserError  # noqa: E402
 from mobifarm.controller.paths import FarmPaths  # noqa: E402
 from mobifarm.controller.store import move  # noqa: E402
-from mobifarm.controller.store.choose import open_reader, open_store  # noqa: E402
+from mobifarm.controller.store.choose import has_store, open_reader, open_store  # noqa: E402
 from mobifarm.controller.store.move import move_to_postgresql  # noqa: E402
 from mobifarm.controller.store.postgresql import PostgresReader, PostgresStore  # noqa: E402
 from mobifarm.controller.store.read import Reader, StoreReader  # noqa: E402
@@ -241,6 +246,21 @@ def test_a_farm_remembers_its_database(path: str, tmp_path: Path) -> None:
         open_store(other, path)
     with pytest.raises(UserError, match="postgresql://"):
         open_store(FarmPaths(tmp_path / "third"), "mysql://x")
+
+
+def test_doctor_and_replay_know_a_farm_in_a_database(path: str, tmp_path: Path) -> None:
+    home = FarmPaths(tmp_path)
+    assert not has_store(home)
+    with open_store(home, path) as store:
+        store.append([DeviceAdded(1.0, "tcp:1.2.3.4:5", "tcp:1.2.3.4:5", "test")]).result(DEADLINE_S)
+    assert has_store(home)
+    assert "tcp:1.2.3.4:5" in _targets(None, home)
+    app = typer.Typer()
+    app.command()(replay_command)
+    done = CliRunner().invoke(app, [str(tmp_path), "--check", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["events"], told["differences"]) == (1, [])
 
 
 def test_a_farm_moves_with_all_that_it_knows(server: str, path: str, tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_a_job_from_another_machine(farm: Any, spec: Spec, certificate: tuple[Pa
     viewer = mobifarm.Client(url, secrets["viewer"], certificate=trusted)
     submitter = mobifarm.Client(url, secrets["submitter"], certificate=trusted)
     with viewer, submitter, mobifarm.Client(home=farm.home) as here:
+        with pytest.raises(mobifarm.UserError, match=r"colour"):
+            submitter.submit({"colour": "red"})
         with pytest.raises(UserError, match="--role submitter"):
             viewer.submit(spec(2, {}))
         job_id = submitter.submit(spec(2, {}))
@@ -99,6 +101,11 @@ def test_a_job_from_another_machine(farm: Any, spec: Spec, certificate: tuple[Pa
             viewer.jobs()
     with pytest.raises(UserError, match="wants a token"):
         mobifarm.Client(url)
+    with (
+        mobifarm.Client(url, secrets["viewer"]) as stranger,
+        pytest.raises(UserError, match=r"self.signed certificate\): .* give its file as certificate="),
+    ):
+        stranger.jobs()
 
 
 @pytest.mark.parametrize(

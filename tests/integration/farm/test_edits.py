@@ -89,7 +89,7 @@ def test_kept_edits_are_listed_undone_and_moved(farm: Any, job: Any, tmp_path: P
     assert kept(first.address) == ["r1", "r2"]
 
     # The other phone has never seen the model.
-    assert "is not on this phone" in edits("import", second.address, str(file), code=2)
+    assert "run a job with this model" in edits("import", second.address, str(file), code=2)
     slow = farm.submit(job(second.serial, SLOW, "no"))
     farm.wait(
         lambda reader: any(attempt.state == "running" for attempt in reader.attempts(slow)),

@@ -128,6 +128,7 @@ class TwoMachines(FarmUnderTest):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # as in a terminal of its own
             env={
                 **self.environment,
                 "MOBIFARM_HOME": str(self.hub_home),
@@ -286,3 +287,17 @@ def test_a_host_joins_dies_and_comes_back_and_a_restarted_farm_finds_it_again(
         done = {result.device_id: result.attempt_id for result in reader.results(job_id)}
         assert len(reader.attempts(job_id)) == 2
     assert done[farm.hub_device] == attempt.attempt_id
+
+
+@pytest.mark.timeout(600)
+def test_ctrl_c_takes_the_host_out_at_once_and_in_order(farm: TwoMachines) -> None:
+    farm.up("--accept-hosts", f"{farm.head.address}:0")
+    host = farm.join()
+    farm.wait(lambda _: farm.hosts().get("hub", {}).get("state") == "joined", "the host having joined")
+    os.killpg(host.pid, signal.SIGINT)
+    farm.wait(
+        lambda _: farm.hosts()["hub"]["reason"] == "its `mobifarm join` was ended", "the host having left"
+    )
+    assert host.wait(DEADLINE_S) == 0
+    assert "finished draining" in (farm.hub_home / "join.log").read_text()
+    assert "Traceback" not in (farm.home / "farm.log").read_text()

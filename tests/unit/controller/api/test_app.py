@@ -14,6 +14,7 @@ from mobifarm.controller.api.services import Services
 from mobifarm.controller.core.events import (
     DeviceAdded,
     DeviceForgotten,
+    DeviceLost,
     DeviceReady,
     Identity,
     JobSubmitted,
@@ -21,7 +22,7 @@ from mobifarm.controller.core.events import (
 )
 from mobifarm.controller.core.selector import DeviceSelector
 from mobifarm.controller.core.state import FarmState
-from mobifarm.controller.core.step import replay
+from mobifarm.controller.core.step import replay, step
 from mobifarm.controller.errors import DeviceError, HostError, UserError
 from mobifarm.controller.farm.live import LiveView
 from mobifarm.controller.store.read import StoreReader
@@ -417,6 +418,10 @@ async def test_a_phone_is_named_by_its_serial_number_where_no_other_has_it(
     several = await client.post("/api/v1/devices/B/drain", json={"reason": "new cable"})
     assert several.status_code == 400
     assert "usb:1-2 or usb:1-3" in several.json()["error"]
+    step(farm.state, DeviceLost(4.0, "usb:1-3", "it was unplugged"))  # the one that is there is meant
+    assert (await client.get("/api/v1/devices/B")).json()["device_id"] == "usb:1-2"
+    step(farm.state, DeviceLost(5.0, "usb:1-2", "it was unplugged"))
+    assert "usb:1-2 or usb:1-3" in (await client.get("/api/v1/devices/B")).json()["error"]
     assert (await client.get("/api/v1/devices/C")).status_code == 400
     client.headers["authorization"] = "Bearer wrong"
     assert (await client.post("/api/v1/devices/B/drain", json={"reason": ""})).status_code == 401

@@ -15,7 +15,7 @@ from mobifarm.controller.api.access import Caller, Role
 from mobifarm.controller.api.app import create_app
 from mobifarm.controller.api.page import tick
 from mobifarm.controller.api.services import Services
-from mobifarm.controller.core.events import DeviceAdded
+from mobifarm.controller.core.events import DeviceAdded, DeviceDrained
 from mobifarm.controller.core.state import FarmState
 from mobifarm.controller.core.step import replay
 from mobifarm.controller.farm.live import LiveView
@@ -150,6 +150,16 @@ def test_a_tick_is_one_event_on_one_line(services: Services) -> None:
     assert data.endswith("\n\n")
     assert data.count("\n") == 2
     assert json.loads(data)["number"] == 3
+
+
+def test_no_text_of_the_farm_ends_a_ticks_line(services: Services) -> None:
+    reason = "hot\u2028and\u2029swollen\x85, says Zoë\x0b\x1c"
+    services.farm.state = replay(
+        [DeviceAdded(1.0, PHONE, PHONE, "tcp", ""), DeviceDrained(2.0, PHONE, reason)]
+    )
+    lines = tick(services, 3).splitlines()  # at every character that any reader takes for a line's end
+    assert [line.partition(": ")[0] for line in lines] == ["id", "event", "data", ""]
+    assert json.loads(lines[2].removeprefix("data: "))["devices"]["reason"][0].endswith(reason)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/live/stream", "/api/v1/events"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from mobifarm.controller.core.events import (
     DeviceAdded,
     DeviceQuarantined,
+    DeviceReady,
     Event,
     HealthCheckStarted,
 )
@@ -95,6 +97,24 @@ async def test_a_phone_that_is_away_is_forgotten_all_the_same_and_that_is_said(
     answer = await asks.forget_device("a")
     assert (answer["problem"], answer["removed"]) == ("no phone answers", [])
     assert farm.state.devices["a"].state == "retired"
+
+
+async def test_a_phone_that_stays_at_another_place_is_not_cleaned(ready_phone: list[Event]) -> None:
+    ready = next(event for event in ready_phone if isinstance(event, DeviceReady))
+    twins = [
+        *ready_phone,
+        replace(ready, agent_session="s"),
+        DeviceAdded(2.5, "b", "tcp:h:2", "test"),
+        replace(ready, device_id="b", agent_session="s"),
+    ]
+    asks, farm = requests(twins)
+    with pytest.raises(UserError, match="b is the same phone as a: name that one"):
+        await asks.examine_device("b")
+    answer = await asks.forget_device("b")
+    assert farm.did == [("detach", "b")]
+    assert answer["left"] == ["everything, for the same phone is at a"]
+    await asks.forget_device("a")
+    assert farm.did[-1] == ("clean", "a", False)
 
 
 async def test_the_computer_is_not_cleaned() -> None:

@@ -39,7 +39,7 @@ class Host:
     def __init__(self) -> None:
         self.attached: list[tuple[str, str]] = []
 
-    async def attach(self, device_id: str, address: str) -> None:
+    async def attach(self, device_id: str, address: str, source: str) -> None:
         self.attached.append((device_id, address))
 
     async def detach(self, device_id: str) -> None:

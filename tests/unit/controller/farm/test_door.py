@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mobifarm.workloads.models.catalogue import MANIFEST, bundle_files, bundle_n
 VERSIONS = {"mobifarm": "1.0", "python": "3.11.7", "ray": "2.60.0", "protocol": "abc"}
 
 
-def make(joined: tuple[str, ...] = ()) -> Door:
+def make(joined: tuple[str, ...] = (), dismiss: Callable[[str], None] = print) -> Door:
     return Door(
         "secret",
         own_name="head",
@@ -24,6 +25,7 @@ def make(joined: tuple[str, ...] = ()) -> Door:
         ray_address="10.0.0.1:7651",
         ray_token="for-ray",
         is_joined=lambda name: name in joined,
+        dismiss=dismiss,
     )
 
 
@@ -69,6 +71,28 @@ async def test_others_are_refused_with_the_reason_and_get_nothing(
     assert answer.status_code == status
     assert message in answer.json()["error"]
     assert "for-ray" not in answer.text
+    assert not door.admissions
+
+
+async def test_only_the_host_that_was_admitted_last_can_leave() -> None:
+    dismissed: list[str] = []
+    door = make(dismiss=dismissed.append)
+    earlier = (await ask(door)).json()["join_id"]
+    join_id = (await ask(door)).json()["join_id"]
+
+    async def leave(body: Any, token: str = "secret") -> int:
+        transport = httpx.ASGITransport(app=door.app())
+        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+            headers = {"authorization": f"Bearer {token}"}
+            return (await client.request("DELETE", "/join", json=body, headers=headers)).status_code
+
+    assert await leave({"name": "hub", "join_id": join_id}, "guess") == 401
+    assert await leave({"name": "hub"}) == 400
+    assert await leave({"name": "hub", "join_id": earlier}) == 200
+    assert "hub" in door.admissions
+    assert await leave({"name": "hub", "join_id": join_id}) == 200
+    assert await leave({"name": "hub", "join_id": join_id}) == 200
+    assert dismissed == ["hub"]
     assert not door.admissions
 
 

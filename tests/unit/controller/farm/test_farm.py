@@ -38,7 +38,7 @@ from mobifarm.controller.core.events import (
 )
 from mobifarm.controller.core.policies.fifo import FifoPolicy
 from mobifarm.controller.core.selector import DeviceSelector
-from mobifarm.controller.core.state import AttemptState, JobState
+from mobifarm.controller.core.state import AttemptState, HostState, JobState
 from mobifarm.controller.errors import Bug, HostError
 from mobifarm.controller.farm.farm import Farm
 from mobifarm.controller.farm.host_link import HostForgot, Order
@@ -72,13 +72,15 @@ class ScriptedHost:
         self.dispatched: asyncio.Queue[tuple[str, str, int, Mapping[str, Any]]] = asyncio.Queue()
         self.acknowledged: asyncio.Queue[str] = asyncio.Queue()
         self.attached: asyncio.Queue[str] = asyncio.Queue()
+        self.sources: dict[str, str] = {}
         self.checks: asyncio.Queue[tuple[str, str, int]] = asyncio.Queue()
         self.queue: asyncio.Queue[Sequence[Report] | Exception] = asyncio.Queue()
 
     async def begin(self) -> None:
         self.told.append(("begin",))
 
-    async def attach(self, device_id: str, address: str) -> None:
+    async def attach(self, device_id: str, address: str, source: str) -> None:
+        self.sources[device_id] = source
         self.attached.put_nowait(device_id)
 
     async def detach(self, device_id: str) -> None:
@@ -317,8 +319,10 @@ async def test_host_that_forgot_its_phones_gets_them_again(path: Path) -> None:
         before = await host.dispatched.get()
         while not host.attached.empty():
             host.attached.get_nowait()
+        host.sources.clear()
         host.queue.put_nowait(HostForgot("restarted"))
         assert await host.attached.get() == "a"
+        assert host.sources == {"a": "test"}
         assert not farm.state.devices["a"].connected
         host.queue.put_nowait([ready("a")])
         assert await host.dispatched.get() == before
@@ -515,6 +519,22 @@ async def test_a_host_that_joins_again_gets_its_phones_and_the_lease_is_resumed(
         hub.queue.put_nowait([replace(ready("hub/b"), held_attempts=held, fencing_token=token)])
         assert (await hub.dispatched.get())[1] == attempt_id
     assert here.told == [("begin",)]
+
+
+async def test_a_host_that_leaves_is_gone_at_once_with_the_reason(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = ScriptedHost()
+    async with running(path, ScriptedHost()) as farm:
+        farm.dismiss("hub")  # which is not there
+        following = await follow(farm, hub)
+        await farm.apply(DeviceAdded(1.0, "hub/b", "b", "test", "hub"))
+        farm.dismiss("hub")
+        await following
+        lost, phone = farm.state.hosts["hub"], farm.state.devices["hub/b"]
+        assert (lost.state, lost.reason) == (HostState.LOST, "its `mobifarm join` was ended")
+        assert (phone.state, phone.reason) == (DeviceState.LOST, "its `mobifarm join` was ended")
+    assert [record.exc_info for record in caplog.records if "is lost" in record.message] == [None]
 
 
 async def test_a_host_that_does_not_begin_changes_nothing(path: Path) -> None:

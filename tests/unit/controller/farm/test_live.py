@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from mobifarm.controller.farm.live import HISTORY_MOMENTS, LiveView
-from mobifarm.controller.host.reports import AttemptProgress, Reading
+from mobifarm.controller.host.reports import AttemptProgress, Reading, TransferProgress
 
 PROGRESS = AttemptProgress(0.0, "a", "attempt-1", "optimising", 3, 100, 2.0, 0.1, 30)
 
@@ -36,3 +36,13 @@ def test_the_recent_past_is_bounded_and_gone_with_the_phone() -> None:
     view.drop("a")
 
     assert "a" not in view.devices()
+
+
+def test_a_transfer_that_is_complete_is_not_shown_any_more() -> None:
+    view = LiveView()
+    building = TransferProgress(0.0, "a", "runtime, which is built first", 0, 0)
+    for report in (building, TransferProgress(1.0, "a", "model", 1, 2)):
+        view.note(report)
+        assert view.devices()["a"].transfer == report
+    view.note(TransferProgress(2.0, "a", "model", 2, 2))
+    assert view.devices()["a"].transfer is None

@@ -71,6 +71,18 @@ def test_the_battery_tells_the_phone_s_power_only_while_nothing_charges_it() -> 
     assert VitalsTracker().offer(0.0, {"battery/current": 1.0, "battery/voltage": 4.0}).power_watts is None
 
 
+def test_the_battery_s_power_is_told_once_its_gauge_has_shown_which_way_it_counts() -> None:
+    charging = {**BATTERY, "battery/charging": 1.0}
+    into, out = {**charging, "battery/current": 0.5}, {**charging, "battery/current": -0.5}
+    tracker = VitalsTracker()
+    assert tracker.offer(0.0, out).battery_watts is None  # an inverted gauge, or a weak charger
+    assert tracker.offer(1.0, into).battery_watts == 2.0
+    assert tracker.offer(2.0, out).battery_watts == -2.0
+    other = VitalsTracker()
+    assert other.offer(0.0, {**BATTERY, "battery/current": -0.5}).battery_watts == -2.0
+    assert other.offer(1.0, out).battery_watts == -2.0
+
+
 def test_heat_and_clock() -> None:
     vitals = VitalsTracker().offer(
         0.0,

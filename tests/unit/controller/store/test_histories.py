@@ -58,6 +58,7 @@ from mobifarm.controller.store.sqlite import SqliteStore
 
 LEASES = LeaseSettings(lost_grace_s=30.0, attempt_limit_s=300.0)
 PLACES = ("p1", "p2", "p3", "hub/p4")
+TWINS = PLACES[1:3]  # lead to one phone in every other history
 HUB = "hub"  # has joined the farm and owns the last place
 SELECTORS = (
     DeviceSelector(),
@@ -89,6 +90,14 @@ class Phone:
     held: dict = field(default_factory=dict)  # attempt id -> [token, finished]
     highest_token: int = 0
     followed: set = field(default_factory=set)  # attempts whose stream is open
+
+
+def check_one_edit_per_phone(state):
+    """Of all places of one phone at most one is free, and none while another has a lease."""
+    for places in state.places.values():
+        ready = [place for place in places if state.devices[place].free]
+        assert len(ready) <= 1
+        assert not ready or all(state.devices[place].attempt_id is None for place in places)
 
 
 def check_proposals(state, proposals, now, work_conserving):
@@ -157,6 +166,7 @@ class Histories(RuleBasedStateMachine):
         self.attempts = 0
         self.epoch = 0
         self.policy = policy_named("fifo")
+        self.twins = False
         self.start()
 
     # The controller
@@ -188,9 +198,14 @@ class Histories(RuleBasedStateMachine):
         self.epoch += 1
         self.apply(ControllerStarted(self.now, self.epoch))
 
-    @initialize(trials=st.integers(0, 4), limit=st.integers(1, 4), policy=st.sampled_from(sorted(POLICIES)))
-    def begin(self, trials, limit, policy):
-        self.policy = policy_named(policy)
+    @initialize(
+        trials=st.integers(0, 4),
+        limit=st.integers(1, 4),
+        policy=st.sampled_from(sorted(POLICIES)),
+        twins=st.booleans(),
+    )
+    def begin(self, trials, limit, policy, twins):
+        self.policy, self.twins = policy_named(policy), twins
         for place in PLACES[:2]:
             self.plug_in(place)
         if trials:
@@ -356,6 +371,7 @@ class Histories(RuleBasedStateMachine):
                 ),
                 "1",
                 phone.highest_token,
+                agent_session="one phone" if self.twins and place in TWINS else place,
             )
         )
 
@@ -480,6 +496,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def holds(self):
         check(self.state)
+        check_one_edit_per_phone(self.state)
         assert self.rows == rows_of(self.state, self.state)
         taken = {
             trial.trial_id: trial.result_attempt_id
