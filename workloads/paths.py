@@ -6,11 +6,25 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from mobifarm.workloads.errors import WorkloadInputError
+
+
+def expanded(path: str) -> Path:
+    """The path with ``~`` and ``~user`` replaced by the home folder.
+
+    Raises:
+        WorkloadInputError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise WorkloadInputError(f"{path!r} names the home folder of nobody: write the whole path") from error
+
 
 def cache_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """The user's cache: ``$MOBIFARM_CACHE`` or ``~/.cache/mobifarm``. It may not exist yet."""
     configured = environment.get("MOBIFARM_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "mobifarm"
+    return expanded(configured) if configured else Path.home() / ".cache" / "mobifarm"
 
 
 def bundles_directory(environment: Mapping[str, str] = os.environ) -> Path:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from types import NoneType
+from typing import TYPE_CHECKING, Literal, get_args, get_type_hints
 
 from mobifarm.workloads.comparisons import Comparisons
 from mobifarm.workloads.designs import Comparison
-from mobifarm.workloads.plain_text import printable
+from mobifarm.workloads.fitted_table import FittedTable
 from mobifarm.workloads.scores import Quality
-from mobifarm.workloads.summary import COMPUTER, AttemptRow, EditRow, Estimate, MethodRow, PhoneRow, Summary
+from mobifarm.workloads.summary import (
+    COMPUTER,
+    EDITS_FOR_AN_INTERVAL,
+    AttemptRow,
+    EditRow,
+    Estimate,
+    MethodRow,
+    PhoneRow,
+    Summary,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 UNKNOWN = "–"
 AttemptChoice = Literal["all", "retried", "none"]
 
 
 def print_summary(summary: Summary, console: Console, *, attempts: AttemptChoice = "retried") -> None:
-    """Print every table and the footnotes; ``retried`` attempts are those of edits that needed several."""
+    """Print every table and the footnotes.
+
+    ``retried`` attempts are those of edits that needed several, or that were given up.
+    """
     from rich.text import Text
 
     if summary.methods:
@@ -29,22 +41,31 @@ def print_summary(summary: Summary, console: Console, *, attempts: AttemptChoice
             if devices:
                 console.print(render_devices(devices, title))
     else:
-        console.print(Text("There are no results yet."))
+        waiting = any(edit.state in ("pending", "leased") for edit in summary.edits)
+        console.print(Text("There are no results yet." if waiting else "There are no results."))
     if summary.comparisons:
         console.print(render_comparisons(summary.comparisons))
-    chosen = [row for row in summary.attempts if attempts == "all" or (attempts == "retried" and row.of > 1)]
+    # With one attempt per trial only these say which edits are in no table, and why.
+    given_up = {edit.trial_id for edit in summary.edits if edit.state == "abandoned"}
+    chosen = [
+        row
+        for row in summary.attempts
+        if attempts == "all" or (attempts == "retried" and (row.of > 1 or row.trial_id in given_up))
+    ]
     if chosen:
-        title = "Attempts" if attempts == "all" else "Attempts of the edits that needed more than one"
+        title = "Attempts"
+        if attempts != "all":
+            title += " of the edits that needed more than one" + (" or were given up" if given_up else "")
         console.print(render_attempts(chosen, title))
     for note in summary.footnotes:
         console.print(Text(note, style="dim"), soft_wrap=False)
 
 
-def render_methods(summary: Summary) -> Table:
+def render_methods(summary: Summary) -> FittedTable:
     """Quality and cost, one column per method beside that of the unedited model."""
     rows = [*([summary.unedited] if summary.unedited else []), *summary.methods]
     cells = [_quality_cells(row) + (_cost_cells(row) if row is not summary.unedited else ()) for row in rows]
-    return _table(
+    return FittedTable(
         "Results",
         ("", *(row.label for row in rows)),
         [
@@ -54,12 +75,13 @@ def render_methods(summary: Summary) -> Table:
             if name not in _ENERGIES or any(column[i] != UNKNOWN for column in cells if i < len(column))
         ],
         right=range(1, len(rows) + 1),
+        in_parts=True,
     )
 
 
-def render_devices(rows: Sequence[PhoneRow], title: str = "Phones") -> Table:
+def render_devices(rows: Sequence[PhoneRow], title: str = "Phones") -> FittedTable:
     """What every phone, or the computer, did."""
-    return _table(
+    return FittedTable(
         title,
         ("device", "model", "serial", "execution", "accelerator", "edits", "s / edit", "temperature °C"),
         [
@@ -75,13 +97,15 @@ def render_devices(rows: Sequence[PhoneRow], title: str = "Phones") -> Table:
             )
             for row in rows
         ],
+        sentences=("accelerator",),
+        last=("serial", "model"),
     )
 
 
-def render_comparisons(found: Comparisons) -> Table:
+def render_comparisons(found: Comparisons) -> FittedTable:
     """B against A by measure and phone, with the phone's noise floor and what may be said."""
     title = f"A/A runs of {found.a}" if found.b is None else f"B = {found.b} against A = {found.a}"
-    return _table(
+    return FittedTable(
         f"{title}: {found.blocks - found.incomplete} of {found.blocks} blocks",
         ("measure", "phone", "blocks", "B against A", "noise floor", "verdict"),
         [
@@ -95,6 +119,8 @@ def render_comparisons(found: Comparisons) -> Table:
             )
             for row in found.rows
         ],
+        sentences=("phone",),
+        last=("blocks",),
         right=(2, 3, 4),
     )
 
@@ -113,9 +139,9 @@ def _percent(value: float | None, relative: bool, sign: str = "") -> str:
     return f"{number} %" if relative else f"{number} points"
 
 
-def render_attempts(rows: Sequence[AttemptRow], title: str = "Attempts") -> Table:
+def render_attempts(rows: Sequence[AttemptRow], title: str = "Attempts") -> FittedTable:
     """Which attempt ran where and how it ended."""
-    return _table(
+    return FittedTable(
         title,
         ("edit", "attempt", "device", "serial", "outcome", "seconds", "reason"),
         [
@@ -130,6 +156,9 @@ def render_attempts(rows: Sequence[AttemptRow], title: str = "Attempts") -> Tabl
             )
             for row in rows
         ],
+        sentences=("reason",),
+        spare=("serial",),
+        last=("seconds",),
     )
 
 
@@ -185,6 +214,16 @@ def edit_value(row: EditRow, column: str) -> str | float | None:
         return value
     value = getattr(row, column)
     return value
+
+
+def edit_type(column: str) -> type:
+    """What the values of such a column are where they were measured: str, int, float or bool."""
+    if column.rpartition("_")[0] in Quality.__dataclass_fields__:
+        return float
+    hint = get_type_hints(EditRow)[column]
+    (kind,) = (one for one in get_args(hint) or (hint,) if one is not NoneType)
+    found: type = kind
+    return found
 
 
 _ENERGIES: tuple[str, ...] = (
@@ -245,7 +284,8 @@ def _cost_cells(row: MethodRow) -> tuple[str, ...]:
 def _joules(estimate: Estimate | None) -> str:
     if estimate is None:
         return UNKNOWN
-    return f"{estimate.mean:.2f} [{estimate.low:.2f}–{estimate.high:.2f}]"
+    wide = estimate.edits >= EDITS_FOR_AN_INTERVAL
+    return f"{estimate.mean:.2f}" + (f" [{estimate.low:.2f}–{estimate.high:.2f}]" if wide else "")
 
 
 def _share(estimate: Estimate | None) -> str:
@@ -263,19 +303,3 @@ def _temperature(row: PhoneRow) -> str:
         return "not read"
     modelled = "" if row.execution in ("phone", COMPUTER) else " modelled"
     return f"{row.temperature_first:.1f} → {row.temperature_last:.1f}{modelled}"
-
-
-def _table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Container[int] = ()
-) -> Table:
-    # Imported here: the columns of this module are needed without a terminal too.
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if i in right else "left", overflow="fold")
-    for row in rows:
-        # Text of a phone is never read as markup, nor obeyed by the terminal.
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    return table

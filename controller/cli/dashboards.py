@@ -20,6 +20,7 @@ app = typer.Typer(help="Write out the files for Prometheus and Grafana.", no_arg
 
 SHIPPED_TARGET: Final = "127.0.0.1:8710"
 PROMETHEUS: Final = "127.0.0.1:9090"
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 _TARGET: Final = re.compile(r"(?:(https?)://)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})/?\Z")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Made where it does not exist.")]
@@ -69,7 +70,7 @@ def serve_config(
     _write(folder, texts, force)
     typer.echo(
         f"""
-The farm is expected at {address}: start it with `mobifarm up --port {address.rpartition(":")[2]}`. Then:
+The farm is expected at {address}: start it with {_start(scheme, address)}. Then:
   cd {written}
   prometheus --config.file=prometheus/prometheus.yml --storage.tsdb.path=data \\
       --web.listen-address={PROMETHEUS}
@@ -89,6 +90,19 @@ def parse_target(text: str) -> tuple[str, str]:
     if match is None or not 0 < int(match[3]) < 65536:
         raise UserError(f"{text!r} is no address of a farm: write --target HOST:PORT, as {SHIPPED_TARGET}")
     return match[1] or "http", f"{match[2]}:{match[3]}"
+
+
+def _start(scheme: str, address: str) -> str:
+    """The command with which a farm answers there, in words; --port is for this machine alone."""
+    host, _, port = address.rpartition(":")
+    if scheme == "https":
+        return f"`mobifarm up --bind 0.0.0.0:{port} --certificate farm.pem --key farm.key` on its machine"
+    if host in _LOOPBACK:
+        return f"`mobifarm up --port {port}`"
+    return (
+        f"`mobifarm up --bind 0.0.0.0:{port} --without-tls` on its machine, where a VPN or a tunnel protects "
+        f"the way; else with a certificate, and give --target https://{address}"
+    )
 
 
 def prometheus_config(shipped: str, scheme: str, address: str) -> str:

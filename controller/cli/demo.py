@@ -23,7 +23,7 @@ from typing import IO, Annotated
 import typer
 from rich.text import Text
 
-from mobifarm.controller.cli.jobs import follow, submit
+from mobifarm.controller.cli.jobs import follow, require_carried_out, submit
 from mobifarm.controller.cli.output import progress_console
 from mobifarm.controller.cli.page import new_page_address
 from mobifarm.controller.cli.results import Attempts, ResultFormat, print_results
@@ -81,7 +81,7 @@ def demo(
         if unplug:
             hand.start()
         try:
-            follow(paths, job_id)
+            job = follow(paths, job_id)
         finally:
             ended.set()
             if unplug:
@@ -90,6 +90,7 @@ def demo(
     _say(f"stopped everything after {time.monotonic() - started:.0f} s. More of it:")
     _say(f"     export MOBIFARM_HOME={folder}")
     _say(f"     mobifarm results {job_id} --attempts all    # which attempt ran where; also --json, --csv")
+    require_carried_out(job)
 
 
 def _empty_farm(folder: Path) -> FarmPaths:

@@ -16,9 +16,10 @@ import typer
 from mobifarm.controller.cli.farm import Home
 from mobifarm.controller.cli.output import console, print_json, table
 from mobifarm.controller.client import LONG_DEADLINE_S, FarmClient
+from mobifarm.controller.core.views import DeviceView
 from mobifarm.controller.errors import FarmError, UserError
 from mobifarm.controller.paths import FarmPaths, farm_paths
-from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.choose import has_store, open_reader
 from mobifarm.workloads.plain_text import printable
 
 _ADDRESS = re.compile(r"tcp:\S+:\d+|usb:[\d.-]+")
@@ -27,7 +28,9 @@ _ADDRESS = re.compile(r"tcp:\S+:\d+|usb:[\d.-]+")
 def doctor(
     phone: Annotated[
         str | None,
-        typer.Argument(help="Serial number or address (tcp:… or usb:…). [default: this computer and all]"),
+        typer.Argument(
+            help="Serial number, or place (tcp:…, usb:… or HOST/…). [default: this computer and all]"
+        ),
     ] = None,
     home: Home = None,
     output: Annotated[
@@ -55,7 +58,8 @@ def doctor(
                 raise
             report["problems"].append({"device_id": device_id, "problem": str(error)})
             continue
-        report["phones"].append({**found, "profile": str(_write(folder, found))})
+        written = {phone["profile"] for phone in report["phones"]}
+        report["phones"].append({**found, "profile": str(_write(folder, found, written))})
     if as_json:
         print_json(report)
     else:
@@ -63,40 +67,53 @@ def doctor(
 
 
 def _targets(phone: str | None, paths: FarmPaths) -> list[str]:
-    """Addresses of the phones to examine."""
+    """Ids of the phones to examine: addresses, behind "HOST/" where a joined host has the phone."""
     from mobifarm.controller.transport.usb import list_usb
 
-    known: dict[str, str] = {}  # address → serial
-    if paths.database.exists():
-        with StoreReader(paths.database) as reader:
-            known = {
-                row.address: row.serial
-                for row in reader.devices()
-                if row.state != "retired" and _ADDRESS.fullmatch(row.address)
-            }
+    rows: list[DeviceView] = []
+    if has_store(paths):
+        with open_reader(paths) as reader:
+            rows = [
+                row for row in reader.devices() if row.state != "retired" and _ADDRESS.fullmatch(row.address)
+            ]
+    known = {row.device_id: row.serial for row in rows}  # two hosts may have phones of one address
     known |= {found.address: found.serial for found in list_usb().phones if found.address not in known}
     if phone is None:
         return list(known)
-    if _ADDRESS.fullmatch(phone):
+    if phone in known or _ADDRESS.fullmatch(phone):
         return [phone]
-    matching = [address for address, serial in known.items() if serial == phone]
-    if len(matching) != 1:
-        problem = "several phones have" if matching else "no phone that the farm knows or that is on USB has"
+    matching = [device_id for device_id, serial in known.items() if serial == phone]
+    lost = {row.device_id for row in rows if row.state == "lost"}  # where the phone was, perhaps
+    matching = [device_id for device_id in matching if device_id not in lost] or matching
+    if not matching:
         raise UserError(
-            f"{problem} the serial number {phone}: give its address, tcp:HOST:PORT or usb:BUS-PORT"
+            f"no phone that the farm knows or that is on USB has the place or the serial number {phone}: "
+            "`mobifarm devices` lists the farm's, `mobifarm devices usb` those on USB"
         )
+    if len(matching) > 1:
+        places = " or ".join(matching)
+        raise UserError(f"several phones have the serial number {phone}: name one by its place, {places}")
     return matching
 
 
-def _through_the_farm(address: str, paths: FarmPaths) -> dict[str, Any] | None:
-    """None where no farm runs, or it does not have this phone."""
+def _through_the_farm(device_id: str, paths: FarmPaths) -> dict[str, Any] | None:
+    """None where no farm runs, or it does not have this phone.
+
+    Raises:
+        UserError: no farm runs, and the phone is at a joined host, which only the farm reaches.
+    """
     try:
-        with StoreReader(paths.database) as reader:
-            device_id = next(row.device_id for row in reader.devices() if row.address == address)
+        with open_reader(paths) as reader:
+            next(row for row in reader.devices() if row.device_id == device_id)
         client = FarmClient(paths)
         client.get("/api/v1/health")
-    except (FarmError, StopIteration):
-        return None  # also where a farm that was killed left its address behind
+    except (FarmError, StopIteration):  # also where a farm that was killed left its address behind
+        if _ADDRESS.fullmatch(device_id):
+            return None
+        raise UserError(
+            f"the phone {device_id} is reached through its host, and no farm is running here: start it with "
+            "`mobifarm up --accept-hosts ADDRESS`"
+        ) from None
     with client:
         found: dict[str, Any] = client.post(f"/api/v1/devices/{device_id}/doctor", timeout_s=LONG_DEADLINE_S)
     return found
@@ -116,14 +133,20 @@ def _by_an_own_link(address: str, paths: FarmPaths) -> dict[str, Any]:
     return document(address, serial, time.time(), findings)
 
 
-def _write(folder: Path, found: dict[str, Any]) -> Path:
+def _write(folder: Path, found: dict[str, Any], written: set[str]) -> Path:
+    """``written``: the files of other phones, perhaps with the same serial number."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", found["serial"] or found["device_id"])[:60].strip("-") or "phone"
-    path = folder / f"{name}.json"
+    path = folder / f"{_name(found['serial'] or found['device_id'])}.json"
+    if str(path) in written:
+        path = folder / f"{_name(found['serial'])}-{_name(found['device_id'])}.json"
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:60].strip("-") or "phone"
 
 
 def _show(report: dict[str, Any]) -> None:

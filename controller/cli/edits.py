@@ -36,12 +36,14 @@ def list_edits(
 ) -> None:
     """List the edits that a phone keeps, oldest first."""
     with FarmClient(farm_paths(home)) as client:
-        found = _matching(_bundles(client, device), _bundle_prefix(bundle, model))
+        kept = _bundles(client, device)
+    found = _matching(kept, _bundle_prefix(bundle, model))
     if as_json:
         print_json(found)
         return
     if not found:
-        typer.echo(f"the phone {device} keeps no edits")
+        others = f" of this bundle; it keeps some of {', '.join(map(_named, kept))}" if kept else ""
+        typer.echo(printable(f"the phone {device} keeps no edits{others}"))
     for one in found:
         title = f"Kept edits of {_named(one)}"
         if one["problem"]:
@@ -50,7 +52,9 @@ def list_edits(
         rows = [
             (edit["edit_id"], edit["prompt"], edit["target_new"], edit["method"]) for edit in one["edits"]
         ]
-        console().print(table(title, ("edit", "prompt", "answer", "method"), rows))
+        console().print(
+            table(title, ("edit", "prompt", "answer", "method"), rows, sentences=("prompt", "answer"))
+        )
 
 
 @app.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +17,17 @@ from mobifarm.controller.paths import farm_paths
 
 DEFAULT_ADB_SERVER = ("127.0.0.1", 5037)
 
-Home = Annotated[
-    Path | None,
-    typer.Option("--home", help="The farm's folder; $MOBIFARM_HOME or ~/.local/state/mobifarm by default."),
-]
+_HOME_HELP = "The farm's folder; $MOBIFARM_HOME or ~/.local/state/mobifarm by default."
+
+
+def _own_or_the_groups(context: typer.Context, own: Path | None) -> Path | None:
+    """--home after the subcommand, else the one before it, which the group left for its subcommands."""
+    found: Path | None = own or context.obj
+    return found
+
+
+Home = Annotated[Path | None, typer.Option("--home", help=_HOME_HELP)]
+SubcommandHome = Annotated[Path | None, typer.Option("--home", help=_HOME_HELP, callback=_own_or_the_groups)]
 
 # Options of both `up` and `join`: where this machine looks for phones, and what may be done to them.
 Usb = Annotated[
@@ -39,6 +48,13 @@ AllowReboot = Annotated[
 ]
 
 
+def positive_seconds(value: float) -> float:
+    """Refuses what no duration is, as a callback of an option."""
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is no duration: give seconds above 0")
+    return value
+
+
 def up(
     home: Home = None,
     device: Annotated[
@@ -48,7 +64,9 @@ def up(
             help="Add the phone at tcp:HOST:PORT or usb:BUS-PORT.PORT, or this `computer`; repeatable.",
         ),
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of the HTTP API on 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(help="Port of the HTTP API on 127.0.0.1; 0 takes a free one.", min=0, max=65535)
+    ] = 0,
     bind: Annotated[
         str | None, typer.Option(help="IP:PORT where the HTTP API answers other machines as well.")
     ] = None,
@@ -62,10 +80,17 @@ def up(
         bool, typer.Option("--without-tls", help="Let --bind speak in the clear, tokens included.")
     ] = False,
     lost_grace: Annotated[
-        float, typer.Option(help="Seconds that an edit waits for its unplugged phone before another gets it.")
+        float,
+        typer.Option(
+            help="Seconds that an edit waits for its unplugged phone before another gets it.",
+            callback=positive_seconds,
+        ),
     ] = 20.0,
     attempt_limit: Annotated[
-        float, typer.Option(help="Seconds that one attempt may take; the queue does not count.")
+        float,
+        typer.Option(
+            help="Seconds that one attempt may take; the queue does not count.", callback=positive_seconds
+        ),
     ] = 900.0,
     usb: Usb = True,
     adb_server: AdbServer = False,
@@ -112,7 +137,7 @@ def up(
         settings=LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit),
         policy=policy,
         allow_reboot=allow_reboot,
-        announce=_announce,
+        announce=partial(_announce, bind if public else None, "https" if certificate else "http"),
         discovery=discovery,
         accept_hosts=accept_hosts,
         store_url=store,
@@ -124,8 +149,10 @@ def page_address(url: str, key: str) -> str:
     return f"{url}/#key={key}"
 
 
-def _announce(url: str, key: str) -> None:
+def _announce(bind: str | None, scheme: str, url: str, key: str) -> None:
     typer.echo(f"ready {url}")
+    if bind:
+        typer.echo(f"other machines reach it at {scheme}://{bind} with a token of `mobifarm tokens create`")
     if sys.stdout.isatty():  # never into a log: whoever has the address is an operator
         typer.echo(f"watch it live at {page_address(url, key)}")
         typer.echo("(opens once; `mobifarm page` prints a new address)")

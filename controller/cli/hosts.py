@@ -47,10 +47,11 @@ def join(
     paths = farm_paths(home)
     token_path = token_file or paths.join_token
     try:
-        token = token_path.read_text().strip()
-    except OSError as error:
+        token = token_path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it holds no token"
         raise UserError(
-            f"the farm's token cannot be read from {token_path} ({error.strerror}): copy the file join-token "
+            f"the farm's token cannot be read from {token_path} ({reason}): copy the file join-token "
             "from the farm's folder and name it with --token-file"
         ) from None
     logging.basicConfig(
@@ -100,5 +101,7 @@ def hosts(
                 )
                 for row in rows
             ],
+            sentences=["versions", "reason"],
+            last=["connected", "since", "phones", "address"],
         )
     )

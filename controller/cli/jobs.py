@@ -21,7 +21,7 @@ from mobifarm.controller.cli.results import (
 )
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.core.views import JobView
-from mobifarm.controller.errors import FarmError, UserError
+from mobifarm.controller.errors import DeviceError, FarmError, JobCancelled, UserError, WorkloadError
 from mobifarm.controller.paths import FarmPaths, farm_paths
 from mobifarm.controller.store.choose import open_reader
 
@@ -35,7 +35,7 @@ def run(
     wait: Annotated[bool, typer.Option(help="Stay until the job has ended and print its results.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Submit an evaluation to the running farm."""
+    """Submit an evaluation to the running farm; the exit code tells whether all of it was carried out."""
     paths = farm_paths(home)
     job_id, trials = submit(paths, spec)
     if not wait:
@@ -47,8 +47,9 @@ def run(
             )
         return
     typer.echo(f"{job_id}: {trials} trials", err=True)
-    follow(paths, job_id)
+    job = follow(paths, job_id)
     print_results(paths, job_id, ResultFormat.JSON if as_json else ResultFormat.TABLE, Attempts.RETRIED)
+    require_carried_out(job)
 
 
 def submit(paths: FarmPaths, spec: Path) -> tuple[str, int]:
@@ -109,6 +110,29 @@ def follow(paths: FarmPaths, job_id: str) -> JobView:
             time.sleep(POLL_PERIOD_S)
 
 
+def require_carried_out(job: JobView) -> None:
+    """Whether scripts may go on with an ended job's results: all of it was carried out, and something worked.
+
+    An edit that failed by itself is a result, as a wrong answer is one.
+
+    Raises:
+        JobCancelled, DeviceError: trials have no result.
+        WorkloadError: no edit could be done.
+    """
+    if job.state == "cancelled":
+        raise JobCancelled(f"{job.job_id} was cancelled with {job.done + job.failed} of {job.trials} results")
+    if job.abandoned:
+        raise DeviceError(
+            f"{job.abandoned} of {job.trials} edits of {job.job_id} were given up because phones or links "
+            f"failed: `mobifarm results {job.job_id}` lists why"
+        )
+    if job.failed == job.trials:
+        raise WorkloadError(
+            f"no edit of {job.job_id} could be done as specified: `mobifarm results {job.job_id} --csv` has "
+            "the message of each"
+        )
+
+
 def _require_farm(paths: FarmPaths) -> None:
     """Raises FarmError where none answers."""
     with FarmClient(paths) as client:
@@ -144,6 +168,9 @@ def jobs(
                 )
                 for job in rows
             ],
+            sentences=["name"],
+            spare=["user"] if len({job.user for job in rows}) < 2 else [],
+            last=["submitted", "user"],
         )
     )
     if any(job.state not in ENDED for job in rows):
@@ -168,7 +195,10 @@ def results(
         Path | None, typer.Option(help="Copy the raw samples, a Parquet file per attempt, into this folder.")
     ] = None,
     attempts: Annotated[
-        Attempts, typer.Option(help="Which attempts to list, with the device each ran on.")
+        Attempts,
+        typer.Option(
+            help="Attempts to list with device and reason: those of edits retried or given up, all, or none."
+        ),
     ] = Attempts.RETRIED,
 ) -> None:
     """Show a job's results so far; works while the farm runs and when it does not."""

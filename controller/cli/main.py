@@ -2,12 +2,14 @@
 
 The rooms ``workloads`` and ``simulator`` add their own commands through the entry point group
 ``mobifarm.commands``, so that no room imports across a wall. Exit codes follow the exception tree in
-``mobifarm.controller.errors``; 130 after Ctrl-C.
+``mobifarm.controller.errors``, 70 where an exception was not foreseen; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
+import traceback
 from importlib.metadata import entry_points
 
 import typer
@@ -33,7 +35,7 @@ from mobifarm.controller.cli import (
     top,
     why,
 )
-from mobifarm.controller.errors import FarmError
+from mobifarm.controller.errors import Bug, FarmError, HostError
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.plain_text import printable
 
@@ -101,3 +103,12 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+            where = f"{error.filename}: " if error.filename else ""
+            print(printable(f"error: {where}{error.strerror}"), file=sys.stderr)
+            sys.exit(HostError.exit_code)
+        # Nothing that a person could mend: whoever mends MobiFarm needs the traceback.
+        print("error: this is a fault of MobiFarm: please report it with what follows", file=sys.stderr)
+        print(printable(traceback.format_exc()), file=sys.stderr, end="")
+        sys.exit(Bug.exit_code)

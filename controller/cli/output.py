@@ -8,14 +8,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from mobifarm.workloads.fitted_table import FittedTable
 from mobifarm.workloads.plain_text import printable
 
 PIPE_COLUMNS = 140
@@ -54,14 +54,28 @@ def console() -> Console:
     return Console(highlight=False, width=width)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table of plain text: what comes from a phone is neither read as markup nor obeyed by the terminal."""
-    made = Table(title=Text(printable(title), style="bold"), title_justify="left", header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(str(cell))) for cell in row))
-    return made
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    sentences: Sequence[str] = (),
+    spare: Sequence[str] = (),
+    last: Sequence[str] = (),
+) -> FittedTable:
+    """A table of plain text; which columns are folded or give way on a narrow terminal: see FittedTable."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    return FittedTable(title, columns, cells, sentences=sentences, spare=spare, last=last)
+
+
+def notice_lines(notices: Sequence[Mapping[str, Any]], hosts: int) -> list[Text]:
+    """Where phones cannot be seen, a line each; with the host that it is about where there are several."""
+    lines = []
+    for notice in notices:
+        where = f"{notice['host']}: " if hosts > 1 else ""
+        words = "; ".join(filter(None, (notice["reason"], notice["action"])))
+        lines.append(Text(printable(f"{where}{notice['source']}: {words}")))
+    return lines
 
 
 def ago(at: float) -> str:

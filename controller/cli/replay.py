@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mobifarm.controller.cli.farm import positive_seconds
 from mobifarm.controller.cli.output import console, print_json, table
 from mobifarm.controller.core.check import check as check_state
 from mobifarm.controller.core.day import Day, sum_up
@@ -22,7 +23,8 @@ from mobifarm.controller.core.step import replay as replay_events
 from mobifarm.controller.core.views import DeviceView, attempt_view, device_view, job_view, trial_view
 from mobifarm.controller.errors import Bug, UserError
 from mobifarm.controller.paths import farm_paths
-from mobifarm.controller.store.read import StoreReader
+from mobifarm.controller.store.choose import open_reader
+from mobifarm.controller.store.read import Reader, StoreReader
 from mobifarm.workloads.plain_text import printable
 
 DIFFERENCES_SHOWN = 10
@@ -42,21 +44,22 @@ def replay(
         bool, typer.Option("--check", help="Only check that the log leads exactly to the recorded state.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    lost_grace: Annotated[float, typer.Option(help="As of `mobifarm up`.")] = 20.0,
-    attempt_limit: Annotated[float, typer.Option(help="As of `mobifarm up`.")] = 900.0,
+    lost_grace: Annotated[float, typer.Option(help="As of `mobifarm up`.", callback=positive_seconds)] = 20.0,
+    attempt_limit: Annotated[
+        float, typer.Option(help="As of `mobifarm up`.", callback=positive_seconds)
+    ] = 900.0,
 ) -> None:
     """Re-run a recorded day under a policy, without phones, and compare it with what really happened."""
     if not log.exists():
         raise UserError(f"there is no {log}: name a farm's folder, or its farm.sqlite")
-    path = farm_paths(log).database if log.is_dir() else log
-    with StoreReader(path) as reader:
+    with open_reader(farm_paths(log)) if log.is_dir() else StoreReader(log) as reader:
         events = [event for _, event in reader.events()]
         recorded = replay_events(events)
         if check:
             _check(reader, recorded, events, as_json)
             return
     if not recorded.jobs:
-        raise UserError(f"{path} has no job: there is no day to re-run")
+        raise UserError(f"{log} has no job: there is no day to re-run")
     name = policy or recorded.policy or "fifo"
     settings = LeaseSettings(lost_grace_s=lost_grace, attempt_limit_s=attempt_limit)
     simulated = rerun(events, policy_named(name), settings)
@@ -148,7 +151,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
-def _check(reader: StoreReader, state: FarmState, events: Sequence[Event], as_json: bool) -> None:
+def _check(reader: Reader, state: FarmState, events: Sequence[Event], as_json: bool) -> None:
     """Compare the replayed state with the store's tables; exit code 1 where they differ."""
     differences = list(_differences(reader, state))
     try:
@@ -170,7 +173,7 @@ def _check(reader: StoreReader, state: FarmState, events: Sequence[Event], as_js
         raise typer.Exit(1)
 
 
-def _differences(reader: StoreReader, state: FarmState) -> Iterator[str]:
+def _differences(reader: Reader, state: FarmState) -> Iterator[str]:
     recorded: dict[tuple[str, str], object] = {
         ("device", device.device_id): device for device in reader.devices()
     }

@@ -27,7 +27,7 @@ class ResultFormat(StrEnum):
 
 
 class Attempts(StrEnum):
-    """Which attempts are listed: those of edits that needed several, all, or none."""
+    """Which attempts are listed: those of edits that needed several or were given up, all, or none."""
 
     RETRIED = "retried"
     ALL = "all"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mobifarm.controller.api.access import Role, TokenFile
-from mobifarm.controller.cli.farm import Home
+from mobifarm.controller.cli.farm import Home, SubcommandHome
 from mobifarm.controller.cli.output import ago, console, print_json, table
 from mobifarm.controller.paths import farm_paths
 
@@ -39,19 +39,19 @@ def tokens(
 
 @app.command()
 def create(
-    context: typer.Context,
     name: str,
     role: Annotated[
         Role,
         typer.Option(help="viewer reads; submitter also submits and cancels its own jobs; operator may all."),
     ] = Role.VIEWER,
+    home: SubcommandHome = None,
 ) -> None:
     """Make a token and print its secret, once; a running farm takes it at once."""
-    typer.echo(TokenFile(farm_paths(context.obj).tokens).create(name, role, time.time()))
+    typer.echo(TokenFile(farm_paths(home).tokens).create(name, role, time.time()))
 
 
 @app.command()
-def revoke(context: typer.Context, name: str) -> None:
+def revoke(name: str, home: SubcommandHome = None) -> None:
     """End a token; a running farm refuses it at once."""
-    TokenFile(farm_paths(context.obj).tokens).revoke(name)
+    TokenFile(farm_paths(home).tokens).revoke(name)
     typer.echo(f"revoked {name}")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -14,13 +15,13 @@ from rich.live import Live
 from rich.text import Text
 
 from mobifarm.controller.cli.farm import Home
-from mobifarm.controller.cli.output import ago, console, print_json, table
+from mobifarm.controller.cli.output import ago, console, notice_lines, print_json, table
 from mobifarm.controller.client import FarmClient
 from mobifarm.controller.errors import HostError
 from mobifarm.controller.paths import farm_paths
-from mobifarm.workloads.plain_text import printable
 
 RETRY_S = 1.0
+SILENCE_S = 5.0  # the stream has news twice a second
 JOBS = 10
 
 
@@ -39,21 +40,38 @@ def top(
             console().print(render(picture))
             return
         screen = console()
-        live = Live(render(picture), console=screen, auto_refresh=False, screen=screen.is_terminal)
+        # Refreshed without news too: the age of a picture that stands still does not.
+        live = Live(render(picture), console=screen, refresh_per_second=1, screen=screen.is_terminal)
         with contextlib.suppress(KeyboardInterrupt), live as shown:
-            for news in _pictures(client):
-                shown.update(render(news), refresh=True)
+            for news in follow(client, picture):
+                shown.update(news, refresh=True)
 
 
-def _pictures(client: FarmClient) -> Iterator[Mapping[str, Any]]:
-    """Each tick of the farm's stream; a connection that breaks is made again while the farm answers."""
+def follow(client: FarmClient, picture: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Each tick of the farm's stream as tables, and the last one with its age where the farm is silent.
+
+    A connection that breaks or hangs is made again for as long as there is a farm.
+    """
+    heard_at = time.monotonic()
     while True:
-        try:
-            for line in client.lines("/api/v1/live/stream"):
+        with contextlib.suppress(HostError):
+            for line in client.lines("/api/v1/live/stream", silence_s=SILENCE_S):
                 if line.startswith("data: "):
-                    yield json.loads(line.removeprefix("data: "))
-        except HostError:
-            time.sleep(RETRY_S)  # where the farm has ended, the next try says so
+                    picture, heard_at = json.loads(line.removeprefix("data: ")), time.monotonic()
+                    yield render(picture)
+        yield Group(Silence(heard_at), render(picture))  # above: what is below the screen's edge is not seen
+        time.sleep(RETRY_S)  # where the farm has ended, the next try says so
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A line that says how old the picture is whenever it is drawn, from its monotonic time."""
+
+    heard_at: float
+
+    def __rich__(self) -> Text:
+        age_s = time.monotonic() - self.heard_at
+        return Text(f"the farm does not answer: this is how it was {age_s:.0f} s ago", style="bold red")
 
 
 def render(picture: Mapping[str, Any]) -> RenderableType:
@@ -76,6 +94,9 @@ def render(picture: Mapping[str, Any]) -> RenderableType:
                 )
                 for phone in phones
             ],
+            sentences=["what it does or needs"],
+            spare=["clock", "charge"],
+            last=["since", "heat", "power"],
         )
     ]
     if any(phone["modelled"] and phone["power_watts"] is not None for phone in phones):
@@ -96,12 +117,11 @@ def render(picture: Mapping[str, Any]) -> RenderableType:
                     )
                     for job in jobs[:JOBS]
                 ],
+                sentences=["name"],
+                spare=["user"],
             )
         )
-    for notice in picture["notices"]:
-        words = "; ".join(filter(None, (notice["reason"], notice["action"])))
-        parts.append(Text(printable(f"{notice['source']}: {words}")))
-    return Group(*parts)
+    return Group(*parts, *notice_lines(picture["notices"], len(picture["hosts"])))
 
 
 def rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

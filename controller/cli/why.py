@@ -27,18 +27,34 @@ def why(
         print_json(answer)
         return
     typer.echo(
-        printable(f"{answer['job_id']} is {answer['state']}: {answer['waiting']} trials wait"), nl=False
+        printable(
+            f"{answer['job_id']} is {answer['state']}: trials waiting {answer['waiting']}, running "
+            f"{answer['running']} (policy {answer['policy']})"
+        )
     )
-    typer.echo(f", {answer['running']} run (policy {answer['policy']})")
     typer.echo(printable(answer["summary"]))
     for cause in answer["causes"]:
         typer.echo(printable(f"  {cause['trials']} of them: {cause['words']}"))
     if answer["phones"]:
         rows = [(each["name"], each["state"], _when(each), each["words"]) for each in answer["phones"]]
-        console().print(table("Phones that would do", ("phone", "state", "may start", "why not now"), rows))
+        console().print(
+            table(
+                "Phones that would do",
+                ("phone", "state", "may start", "why not now"),
+                rows,
+                sentences=("why not now",),
+            )
+        )
     if answer["nearest"]:
         misses = [(miss["name"], "; ".join(miss["unmet"])) for miss in answer["nearest"]]
-        console().print(table("Phones that would not do, nearest first", ("phone", "what it lacks"), misses))
+        console().print(
+            table(
+                "Phones that would not do, nearest first",
+                ("phone", "what it lacks"),
+                misses,
+                sentences=("what it lacks",),
+            )
+        )
 
 
 def _when(outlook: Mapping[str, Any]) -> str:

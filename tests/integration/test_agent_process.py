@@ -518,7 +518,7 @@ def changed(**fields: str) -> Callable[[pb.RunRequest], None]:
         (lambda request: setattr(request, "method", "magic"), "INVALID_ARGUMENT", "magic"),
         (lambda request: request.settings.update({"magic": 1}), "INVALID_ARGUMENT", "magic"),
         (lambda request: request.settings.update({"step_limit": -1}), "INVALID_ARGUMENT", "step_limit"),
-        (lambda request: setattr(request, "bundle_hash", ABSENT_BUNDLE), "NOT_FOUND", "push it"),
+        (lambda request: setattr(request, "bundle_hash", ABSENT_BUNDLE), "NOT_FOUND", "run a job with"),
         (lambda request: setattr(request, "bundle_hash", "/etc"), "INVALID_ARGUMENT", "bundle_hash"),
         (lambda request: request.ClearField("record"), "INVALID_ARGUMENT", "record_id is empty"),
         (lambda request: setattr(request, "attempt_id", ""), "INVALID_ARGUMENT", "attempt_id"),

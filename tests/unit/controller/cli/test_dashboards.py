@@ -81,6 +81,21 @@ def test_a_farm_behind_tls_is_asked_by_tls() -> None:
     assert scrape["static_configs"] == [{"targets": ["farm.example:8443"]}]
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("localhost:8711", "with `mobifarm up --port 8711`."),
+        ("https://farm.example:8443", "up --bind 0.0.0.0:8443 --certificate farm.pem --key farm.key` on its"),
+        ("https://127.0.0.1:8443", "up --bind 0.0.0.0:8443 --certificate farm.pem --key farm.key` on its"),
+        ("farm.example:8443", "up --bind 0.0.0.0:8443 --without-tls` on its machine, where a VPN"),
+    ],
+)
+def test_the_command_that_is_named_starts_a_farm_that_answers_there(
+    target: str, words: str, tmp_path: Path
+) -> None:
+    assert words in run("serve-config", tmp_path / "folder", "--target", target)
+
+
 @pytest.mark.parametrize("text", ["", "farm", "farm:0", "farm:99999", "ftp://farm:1", 'a"b:1', "a b:1"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--target"):

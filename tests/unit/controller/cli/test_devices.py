@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
-from mobifarm.controller.cli.devices import _live, _notices, _table, devices
+from mobifarm.controller.cli.devices import _live, _table, devices
 from mobifarm.controller.cli.farm import parse_adb_server
+from mobifarm.controller.cli.output import notice_lines
 from mobifarm.controller.core.events import DeviceAdded
 from mobifarm.controller.core.views import DeviceView
 from mobifarm.controller.errors import UserError
@@ -30,11 +32,11 @@ def view(**changes: Any) -> DeviceView:
 
 def printed(device: DeviceView, live: Mapping[str, Any]) -> str:
     console = Console(width=240, file=io.StringIO())
-    console.print(_table([device], live), *_notices(live))
+    console.print(Group(_table([device], live), *notice_lines(live["notices"], live["hosts"])))
     return str(console.file.getvalue())
 
 
-NOTHING: Mapping[str, Any] = {"devices": {}, "notices": []}
+NOTHING: Mapping[str, Any] = {"devices": {}, "hosts": 1, "notices": []}
 
 
 def test_the_time_from_plugging_in_to_ready() -> None:
@@ -49,16 +51,34 @@ def test_tags() -> None:
 def test_a_settling_phone_tells_how_long_it_is_left_alone() -> None:
     settling = {"progress": None, "transfer": None, "reading": None, "settling_until": time.time() + 100}
     device = view(state="discovered", reason="it goes in and out", action="check the cable")
-    text = printed(device, {"devices": {"usb:1-2": settling}, "notices": []})
+    text = printed(device, {**NOTHING, "devices": {"usb:1-2": settling}})
     assert "it goes in and out; " in text
     assert " s left; check the cable" in text
     calm = {**settling, "settling_until": time.time() - 1}
-    assert " left" not in printed(device, {"devices": {"usb:1-2": calm}, "notices": []})
+    assert " left" not in printed(device, {**NOTHING, "devices": {"usb:1-2": calm}})
 
 
 def test_where_phones_cannot_be_seen() -> None:
     notice = {"at": 1.0, "host": "h", "source": "usb", "reason": "no USB bus", "action": "pass it through"}
-    assert "usb: no USB bus; pass it through" in printed(view(), {"devices": {}, "notices": [notice]})
+    assert "usb: no USB bus; pass it through" in printed(view(), {**NOTHING, "notices": [notice]})
+
+
+def test_where_there_are_several_hosts_each_notice_names_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [
+        {"host": host, "source": "usb", "reason": "this machine shows no USB bus", "action": ""}
+        for host in "ab"
+    ]
+    answers = {
+        "/api/v1/live": {"devices": {}, "notices": seen},
+        "/api/v1/hosts": [{"host": "a"}, {"host": "b"}],
+    }
+    client = SimpleNamespace(get=answers.__getitem__)
+    monkeypatch.setattr("mobifarm.controller.cli.devices.FarmClient", lambda _: nullcontext(client))
+    text = printed(view(), _live(farm_paths(tmp_path)))
+    assert "\na: usb: this machine shows no USB bus\nb: usb: this machine" in text
+    assert "\nusb: this" in printed(view(), {**NOTHING, "notices": seen[:1]})
 
 
 def test_each_notice_has_a_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +89,21 @@ def test_each_notice_has_a_line_of_its_own(tmp_path: Path, capsys: pytest.Captur
         patch.setattr("mobifarm.controller.cli.devices._live", lambda _: {**NOTHING, "notices": notices})
         devices(SimpleNamespace(invoked_subcommand=None), tmp_path)  # type: ignore[arg-type]
     assert capsys.readouterr().out.endswith("usb: it is blind\nannounced: it is blind\n")
+
+
+def test_ids_and_states_can_be_copied_from_a_narrow_terminal() -> None:
+    asks = "the phone asks whether to allow USB debugging; unlock the phone and tap Allow"
+    phones = [
+        view(device_id=f"tcp:127.0.0.1:4400{i}", serial=f"VPCA39C5BAA{i}", model="SM-S928B", **more)
+        for i, more in enumerate(({"state": "awaiting_authorisation", "reason": asks}, {"state": "ready"}))
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(_table(phones, NOTHING))
+    lines = str(console.file.getvalue()).splitlines()
+    assert len(lines) <= 7
+    for phone in phones:
+        (line,) = [line for line in lines if phone.device_id in line]
+        assert phone.state in line
 
 
 def test_that_no_farm_runs_is_said(tmp_path: Path) -> None:

@@ -65,7 +65,11 @@ def test_every_bundle_is_listed_and_a_damaged_one_said(client: type[ScriptedClie
     shown = run("list", "phone").stdout
     assert all(word in shown for word in ("r1", "r3", "[red]x", "(efefefefefef): the kept edits are damaged"))
     assert "r1" not in run("list", "phone", "--bundle", "CD").stdout
-    assert "keeps no edits" in run("list", "phone", "--bundle", "00").stdout
+    client.bundles = client.bundles[:1]
+    others = run("list", "phone", "--bundle", "00").stdout
+    assert others == "the phone phone keeps no edits of this bundle; it keeps some of tiny (abababababab)\n"
+    client.bundles = []
+    assert run("list", "phone", "--bundle", "00").stdout == "the phone phone keeps no edits\n"
 
 
 def test_what_a_phone_says_is_not_obeyed_by_the_terminal(client: type[ScriptedClient]) -> None:

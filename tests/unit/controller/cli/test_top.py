@@ -46,6 +46,17 @@ def test_what_a_phone_does() -> None:
     assert doing({**PHONE, "transfer": "the model", "transfer_share": 0.42}) == "receiving the model: 42 %"
 
 
+def test_where_there_are_several_hosts_a_notice_names_its_own() -> None:
+    picture = snapshot(replay([]), LiveView(), [], 2.0, with_past=False)
+    notice = {"host": "shelf", "source": "usb", "reason": "this machine shows no USB bus", "action": ""}
+    console = Console(width=200, file=io.StringIO())
+    for hosts in ([{"host": "shelf"}], [{"host": "desk"}, {"host": "shelf"}]):
+        console.print(render({**picture, "notices": [notice], "hosts": hosts}))
+    printed = str(console.file.getvalue())
+    assert "\nusb: this machine shows no USB bus" in printed
+    assert "\nshelf: usb: this machine shows no USB bus" in printed
+
+
 def test_text_of_a_phone_neither_styles_nor_controls_the_terminal() -> None:
     picture = snapshot(replay([DeviceAdded(1.0, "a", "a", "tcp", "")]), LiveView(), [], 2.0, with_past=False)
     picture["devices"]["model"] = ["[red]evil[/red]\x1b[2J"]
