@@ -19,8 +19,8 @@ FINISHED: Final = ("converged", "step_limit")
 class Cell:
     """Edits of one method on one phone; on all phones of a kind where ``device_id`` is None.
 
-    Estimates are means; None: not measured. ``joules_provenance`` is ``measured`` or ``modelled``, and
-    ``joules_reason`` says why there are none.
+    Estimates are means; None: not measured. ``joules`` are those of successful edits, ``joules_provenance``
+    is ``measured`` or ``modelled``, and ``joules_reason`` says why there are none.
     """
 
     method: str
@@ -69,8 +69,12 @@ def _cell(rows: Sequence[EditRow], passports: Mapping[str, Mapping[str, Any]], *
     def of(value: Callable[[EditRow], float | None], chosen: Sequence[EditRow] = ended) -> Estimate | None:
         return mean_with_interval([(row.record_id, value(row)) for row in chosen])
 
-    energies = {row.attempt_id: passports.get(row.attempt_id or "", {}).get("energy") or {} for row in ended}
-    joules = of(lambda row: energies[row.attempt_id].get("joules"))
+    successes = [(row.record_id, row.quality.edit_success if row.quality else None) for row in rows]
+    successful = [row for row in ended if row.quality and row.quality.edit_success]
+    energies = {
+        row.attempt_id: passports.get(row.attempt_id or "", {}).get("energy") or {} for row in successful
+    }
+    joules = of(lambda row: energies[row.attempt_id].get("joules"), successful)
     reasons = dict.fromkeys(str(energy.get("reason") or "") for energy in energies.values())
     return Cell(
         method=first.method,
@@ -80,10 +84,10 @@ def _cell(rows: Sequence[EditRow], passports: Mapping[str, Mapping[str, Any]], *
         model=None if whole else first.model,
         edits=len(rows),
         failed=sum(row.status == "failed" for row in rows),
-        success=of(lambda row: row.quality.edit_success if row.quality else None, rows),
+        success=mean_with_interval(successes, shares=True),
         loss_evaluations=of(lambda row: row.loss_evaluations),
         seconds=of(lambda row: row.edit_s),
         joules=joules,
         joules_provenance=None if joules is None else provenance_of(execution),
-        joules_reason="" if joules else "; ".join(filter(None, reasons)) or "no edit ran to its end",
+        joules_reason="" if joules else "; ".join(filter(None, reasons)) or "no edit succeeded",
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mobifarm.agent.editor.types import EditRecord
 from mobifarm.workloads.errors import WorkloadInputError
+from mobifarm.workloads.paths import expanded
 from mobifarm.workloads.records import parse_records, record_from_mapping, record_to_mapping
 from mobifarm.workloads.spec import DatasetSpec
 
@@ -40,7 +41,7 @@ def load_records(dataset: DatasetSpec, folder: Path) -> list[EditRecord]:
         records = parse_records(json.loads(resource.read_text("utf-8")), dataset.builtin, "mobifarm")
     else:
         assert dataset.file is not None  # the spec has exactly one of the two
-        records = read_records(folder / Path(dataset.file).expanduser(), dataset.format)
+        records = read_records(folder / expanded(dataset.file), dataset.format)
     return select_records(records, dataset)
 
 
@@ -108,5 +109,7 @@ def _read_json(path: Path) -> Any:
         raise WorkloadInputError(
             f"{path} is not JSON (line {error.lineno}, column {error.colno}: {error.msg}): mend it there"
         ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise WorkloadInputError(f"{path} cannot be read ({error}): mend it there") from error
     except RecursionError:
         raise WorkloadInputError(f"{path} is nested too deeply to be a data set") from None

@@ -12,7 +12,7 @@ from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.passport import MODELLED
 from mobifarm.workloads.plain_text import printable
 from mobifarm.workloads.summary import Summary, TrialRecord
-from mobifarm.workloads.tables import CSV_COLUMNS, edit_value
+from mobifarm.workloads.tables import CSV_COLUMNS, edit_type, edit_value
 
 if TYPE_CHECKING:
     import pyarrow
@@ -78,6 +78,9 @@ def _csv_cell(value: object) -> object:
 def to_parquet(summary: Summary, trials: Sequence[TrialRecord], about: Mapping[str, str]) -> bytes:
     """The same rows as an Apache Parquet file, with types; ``about`` becomes the file's metadata.
 
+    The edit's own columns and what was asked have the same types in the files of all jobs. Those of a
+    passport have the type of their values; where there is none it is null, which goes with any other.
+
     Raises:
         WorkloadInputError: pyarrow is not installed.
     """
@@ -91,7 +94,7 @@ def to_parquet(summary: Summary, trials: Sequence[TrialRecord], about: Mapping[s
     columns, rows = export_rows(summary, trials)
     arrays, fields = [], []
     for name in columns:
-        kind, values = _typed(pyarrow, [row[name] for row in rows])
+        kind, values = _typed(pyarrow, [row[name] for row in rows], _own_type(name))
         arrays.append(pyarrow.array(values, kind))
         fields.append(pyarrow.field(name, kind))
     schema = pyarrow.schema(fields, metadata=dict(about))
@@ -100,14 +103,25 @@ def to_parquet(summary: Summary, trials: Sequence[TrialRecord], about: Mapping[s
     return bytes(file.getvalue())
 
 
-def _typed(arrow: Any, values: Sequence[Any]) -> tuple[pyarrow.DataType, list[Any]]:
-    """The narrowest type that holds a column, and its values in that type; text where they are mixed."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds and kinds <= {bool}:
+def _own_type(column: str) -> type | None:
+    """The type that a column has whatever stands in it; None where it follows from its values."""
+    if column in CSV_COLUMNS:
+        return edit_type(column)
+    if column.startswith("asked."):
+        return int if column == "asked.seed" else str
+    return None
+
+
+def _typed(arrow: Any, values: Sequence[Any], own: type | None = None) -> tuple[pyarrow.DataType, list[Any]]:
+    """The narrowest type for a column's values, ``own`` where they fit it, and they in it; text if mixed."""
+    kinds = {type(value) for value in values if value is not None} | ({own} if own else set())
+    if not kinds:
+        return arrow.null(), list(values)
+    if kinds == {bool}:
         return arrow.bool_(), list(values)
-    if kinds and kinds <= {int} and all(-(2**63) <= value < 2**63 for value in values if value is not None):
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values if value is not None):
         return arrow.int64(), list(values)
-    if kinds and kinds <= {int, float}:
+    if kinds <= {int, float}:
         return arrow.float64(), [None if value is None else float(value) for value in values]
     return arrow.string(), [
         value if value is None or isinstance(value, str) else str(value) for value in values

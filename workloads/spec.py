@@ -132,7 +132,7 @@ class GatesSpec(_Part):
     min_battery_percent: Annotated[float, Field(ge=0, le=100)] | None = 15.0
     charging: bool | None = None
     screen_off: bool = False
-    min_free_storage_mib: Annotated[float, Field(ge=0)] | None = 200.0
+    min_free_storage_mib: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = 200.0
     unknown: Literal["allow", "refuse"] = "allow"
 
 
@@ -246,7 +246,8 @@ def read_spec(path: Path) -> dict[str, Any]:
         raise WorkloadInputError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise WorkloadInputError(f"{path} is not YAML: {_yaml_words(error)}") from error
-    except (RecursionError, ValueError) as error:
+    # A tag that does not fit its text, such as `!!bool x`, ends in any of the last three.
+    except (RecursionError, ValueError, LookupError, AttributeError) as error:
         raise WorkloadInputError(f"{path} cannot be read as YAML ({error}): mend it there") from error
     if not isinstance(document, dict):
         raise WorkloadInputError(f"{path} holds no settings: write `name: …`, `model: …` and so on")

@@ -18,8 +18,11 @@ class Interval:
     high: float
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
     """Confidence interval of a proportion (Wilson, 1927: Probable inference, the law of succession).
+
+    ``successes`` is a fraction where trials are right in part; then the interval is rather too wide, since
+    nothing between 0 and 1 varies more than what is 0 or 1.
 
     Raises:
         ValueError: no trials, or successes outside 0..trials.

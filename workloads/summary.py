@@ -23,6 +23,7 @@ from mobifarm.workloads.statistics import bootstrap_mean_interval, mean, median,
 
 UNEDITED: Final = "unedited model"
 COMPUTER: Final = "computer"  # execution of the baselines
+EDITS_FOR_AN_INTERVAL: Final = 3  # by resampling: fewer tell no spread
 _FINISHED: Final = ("converged", "step_limit")
 _RANDOM_SEED: Final = 0  # of the resamples: the same results give the same table
 
@@ -368,7 +369,7 @@ def _unedited_row(rows: Sequence[EditRow]) -> MethodRow | None:
 
 def _estimates(qualities: Sequence[tuple[str, Quality]]) -> QualityEstimates:
     def of(read: Callable[[Quality], float | None]) -> Estimate | None:
-        return mean_with_interval([(record, read(value)) for record, value in qualities])
+        return mean_with_interval([(record, read(value)) for record, value in qualities], shares=True)
 
     return QualityEstimates(
         edit_success=of(lambda value: value.edit_success),
@@ -379,8 +380,13 @@ def _estimates(qualities: Sequence[tuple[str, Quality]]) -> QualityEstimates:
     )
 
 
-def mean_with_interval(values: Sequence[tuple[str, float | None]]) -> Estimate | None:
-    """Mean of (record, value) pairs; values of one record are not independent. None where none is known."""
+def mean_with_interval(
+    values: Sequence[tuple[str, float | None]], *, shares: bool = False
+) -> Estimate | None:
+    """Mean of (record, value) pairs; values of one record are not independent. None where none is known.
+
+    ``shares``: the values are shares of right answers, from 0 to 1, and not amounts.
+    """
     known = [(record, value) for record, value in values if value is not None]
     numbers = [value for _, value in known]
     centre = mean(numbers)
@@ -388,10 +394,14 @@ def mean_with_interval(values: Sequence[tuple[str, float | None]]) -> Estimate |
         return None
     records = [record for record, _ in known]
     # Right or wrong per record, the same in all its repeats: resampling says nothing where all are right.
+    # Where all are right or all wrong it does not matter how many repeats each record has.
     by_record = dict(zip(records, numbers, strict=True))
     agree = all(by_record[record] == value for record, value in known)
-    if set(numbers) <= {0.0, 1.0} and agree and len(set(Counter(records).values())) == 1:
-        interval = wilson_interval(sum(value == 1.0 for value in by_record.values()), len(by_record))
+    alike = len(set(Counter(records).values())) == 1
+    binary = set(numbers) <= {0.0, 1.0} and agree and alike
+    # Nor does it say anything where there is no spread to draw from.
+    if shares and (binary or len(set(numbers)) == 1 or len(by_record) < EDITS_FOR_AN_INTERVAL):
+        interval = wilson_interval(min(centre, 1.0) * len(by_record), len(by_record))
     else:
         generator = np.random.default_rng(_RANDOM_SEED)
         interval = bootstrap_mean_interval(numbers, generator, clusters=records)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from mobifarm.agent.editor.settings import parse_settings
+from mobifarm.agent.editor.settings import ForwardSettings, parse_settings
 
 BaselineName = Literal["unedited", "in_context", "finetune", "rome", "rome_cached", "rome_cached_early"]
 BASELINE_NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
@@ -64,7 +64,7 @@ class NoSettings:
 
 BaselineSettings = RomeSettings | FinetuneSettings | NoSettings
 
-# ``rome_cached_early`` stops at a target probability of 0.7, where the phone's own method stops: the fewest
+# ``rome_cached_early`` stops at the target probability that is the goal of the phone's own method: the fewest
 # steps that do the same work.
 _DEFAULTS: Mapping[BaselineName, BaselineSettings] = {
     "unedited": NoSettings(),
@@ -72,7 +72,7 @@ _DEFAULTS: Mapping[BaselineName, BaselineSettings] = {
     "finetune": FinetuneSettings(),
     "rome": RomeSettings(),
     "rome_cached": RomeSettings(),
-    "rome_cached_early": RomeSettings(stop_loss=-math.log(0.7)),
+    "rome_cached_early": RomeSettings(stop_loss=-math.log(ForwardSettings().stop_probability)),
 }
 
 

@@ -14,6 +14,8 @@ from mobifarm.workloads.metrics.language_model import LanguageModel
 _TOKENS_BEYOND_ANSWER = 2
 _STOP = re.compile(r"\s*[.,;:!?)\]\"”’\n]|\s*\n")
 _WORD = re.compile(r"[\w-]")
+_NUMBER = re.compile(r"[.,]\d")
+_OPENING = " \t\"“'‘"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,14 @@ def compare(text: str, answer: str, ended: bool) -> Generated:
         answer: what it should have written.
         ended: the model wrote eos after the text.
     """
-    written = text.lstrip(" \t\"“'‘").casefold()
-    wanted = answer.strip().casefold()
+    written = text.lstrip(_OPENING).casefold()
+    wanted = (answer.strip().lstrip(_OPENING) or answer.strip()).casefold()
     pattern = r"[^\S\n]+".join(re.escape(word) for word in wanted.split())
     match = re.match(pattern, written)
     if match is None:
         return Generated(False, False)
     rest = written[match.end() :]
-    if rest and _WORD.match(rest):
+    if _WORD.match(rest) or (wanted[-1:].isdigit() and _NUMBER.match(rest)):
         return Generated(False, False)
     return Generated(True, bool(_STOP.match(rest)) or (ended and not rest.strip()))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final
@@ -13,6 +12,7 @@ from xml.etree.ElementTree import Element
 import yaml
 
 from mobifarm.workloads.comparability import Comparability, Difference, Judgement, Verdict
+from mobifarm.workloads.models.names import build_command
 from mobifarm.workloads.report import evidence, phones, sections
 from mobifarm.workloads.report.cells import Cell, Column, grouped, listing, table
 from mobifarm.workloads.report.contents import JobRecord, places, records_hash
@@ -90,7 +90,7 @@ def reproduction(record: JobRecord, version: str) -> list[Element]:
     commands = "\n".join(
         [
             f". .venv/bin/activate  # of MobiFarm {version}, set up as its README says",
-            f"mobifarm models build {shlex.quote(model)}"
+            build_command(model)
             if "/" not in model
             else "# the bundle in the folder that the spec names must have the hash below",
             "mobifarm up  # in a terminal of its own",

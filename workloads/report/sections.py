@@ -28,7 +28,7 @@ from mobifarm.workloads.report.contents import (
 )
 from mobifarm.workloads.report.figures import method_name
 from mobifarm.workloads.report.markup import element
-from mobifarm.workloads.summary import MethodRow
+from mobifarm.workloads.summary import EDITS_FOR_AN_INTERVAL, MethodRow
 
 _QUALITY_COLUMNS: Final = (
     Column("Edit success", "estimate", "Probability form, %"),
@@ -276,7 +276,7 @@ def _energy(record: JobRecord, found: Sequence[PlaceRow]) -> list[Element]:
         if lines:
             made.append(table(_ENERGY_COLUMNS, _joules(lines), _ENERGY_WORDS[origin]))
     if not any(by_method.values()):
-        words = "Not measured; the reasons stand under “Measured, modelled, missing”."
+        words = "No successful edit has any; the reasons stand under “Measured, modelled, missing”."
         made.append(element("p", words, class_="note"))
     return made
 
@@ -292,7 +292,6 @@ _ENERGY_COLUMNS: Final = (
     Column("95 % interval", "text", "Gross, J"),
     Column("± of one edit, J", "number"),
 )
-_EDITS_FOR_AN_INTERVAL: Final = 3
 _MEAN: Final = (
     "mean over the edits that succeeded, above what the phone draws idle, and gross with it; ± is the median "
     "standard uncertainty of one edit."
@@ -308,7 +307,7 @@ def _joules(lines: Sequence[tuple[str, str, str | None, Energy]]) -> list[list[C
     values: list[float | None] = []
     for *_, energy in lines:
         for estimate in (energy.joules, energy.gross_joules):
-            wide = estimate is not None and estimate.edits >= _EDITS_FOR_AN_INTERVAL
+            wide = estimate is not None and estimate.edits >= EDITS_FOR_AN_INTERVAL
             values += [
                 None if estimate is None else estimate.mean,
                 estimate.low if estimate is not None and wide else None,

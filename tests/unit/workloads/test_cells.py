@@ -59,14 +59,32 @@ def test_a_failed_edit_is_unsuccessful_and_costs_nothing_that_is_known() -> None
 
 
 def test_joules_are_labelled_and_their_absence_has_a_reason() -> None:
-    (missing,) = cells([edit(0)], {"a0": {"energy": {"joules": None, "reason": "it was charging"}}})
+    (missing,) = cells([edit(1)], {"a1": {"energy": {"joules": None, "reason": "it was charging"}}})
     assert (missing.joules, missing.joules_provenance, missing.joules_reason) == (
         None,
         None,
         "it was charging",
     )
-    (modelled,) = cells([edit(0)], {"a0": {"energy": {"joules": 3.5, "reason": None}}})
+    (modelled,) = cells([edit(1)], {"a1": {"energy": {"joules": 3.5, "reason": None}}})
     assert modelled.joules is not None
     assert (modelled.joules.mean, modelled.joules_provenance) == (3.5, "modelled")
-    (measured,) = cells([edit(0, execution="phone")], {"a0": {"energy": {"joules": 3.5}}})
+    (measured,) = cells([edit(1, execution="phone")], {"a1": {"energy": {"joules": 3.5}}})
     assert measured.joules_provenance == "measured"
+
+
+def test_only_successful_edits_count_their_joules() -> None:
+    passports = {f"a{number}": {"energy": {"joules": 1.0 + number}} for number in range(4)}
+    (cell,) = cells([edit(number) for number in range(4)], passports)
+    assert cell.joules is not None
+    assert (cell.joules.mean, cell.joules.edits) == (3.0, 2)
+    (none,) = cells([edit(0), edit(2)], passports)
+    assert (none.joules, none.joules_reason) == (None, "no edit succeeded")
+
+
+def test_an_amount_of_nothing_is_no_share() -> None:
+    """Shares that are all 0 leave room for doubt; loss evaluations of a method that takes none do not."""
+    (cell,) = cells([edit(number, loss_evaluations=0, edit_s=0.0) for number in range(0, 8, 2)], {})
+    assert cell.loss_evaluations is not None
+    assert (cell.loss_evaluations.low, cell.loss_evaluations.high) == (0.0, 0.0)
+    assert cell.success is not None
+    assert cell.success.high > 0.4

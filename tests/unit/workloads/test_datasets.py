@@ -109,6 +109,7 @@ def test_a_relative_file_is_found_beside_the_spec(tmp_path: Path) -> None:
         (b"{", "is not JSON (line 1"),
         (b'["\xff"]', "is not UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
+        (b"[" + b"1" * 5000 + b"]", "cannot be read"),
     ],
 )
 def test_an_unreadable_file_is_refused_in_words(tmp_path: Path, content: bytes | None, named: str) -> None:
@@ -119,6 +120,11 @@ def test_an_unreadable_file_is_refused_in_words(tmp_path: Path, content: bytes |
         read_records(path)
     assert str(path) in str(caught.value)
     assert named in str(caught.value)
+
+
+def test_the_home_of_nobody_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(WorkloadInputError, match="names the home folder of nobody"):
+        load_records(DatasetSpec(file="~no-such-user-here/facts.json"), tmp_path)
 
 
 @pytest.mark.parametrize(

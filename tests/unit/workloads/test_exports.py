@@ -7,10 +7,12 @@ import io
 from typing import Any
 
 import pyarrow
+import pytest
 from pyarrow import parquet
 
 from mobifarm.workloads.exports import export_rows, to_csv, to_parquet
 from mobifarm.workloads.summary import Summary, TrialRecord, summarise
+from mobifarm.workloads.tables import CSV_COLUMNS, edit_type
 
 
 def trial(number: int, passport: dict[str, Any] | None, **result: Any) -> TrialRecord:
@@ -84,5 +86,29 @@ def test_parquet_has_types_and_says_where_it_is_from() -> None:
     assert types["edit_s"] == pyarrow.float64()
     assert types["passport.temperatures.first.battery/temperature.value"] == pyarrow.float64()
     assert types["passport.kept"] == pyarrow.bool_()
-    assert types["passport.phone.soc"] == pyarrow.string()
+    assert types["passport.phone.serial"] == pyarrow.string()
+    assert types["passport.phone.soc"] == pyarrow.null()  # nothing tells its type
     assert found.schema.metadata[b"job_id"] == b"job-1"
+
+
+def test_files_of_jobs_that_measured_different_things_go_together() -> None:
+    trials = [trial(1, {"phone": {"soc": "SM8650"}, "kept": True}, steps=7, loss_evaluations=56)]
+    assert trials[0].stored is not None
+    answer = {"log_probability": -1.0, "tokens": 2, "tokens_argmax": 1}
+    compared = {f"{who}_{moment}": answer for who in ("wanted", "other") for moment in ("before", "after")}
+    trials[0].stored["result"]["scores"] = [{"kind": "paraphrase", **compared}]
+    jobs = [trials, [trial(2, {"phone": {"soc": None}, "kept": None})], [trial(3, None)]]
+    tables = [parquet.read_table(io.BytesIO(to_parquet(summarise(job, []), job, {}))) for job in jobs]
+    own = [name for name in tables[0].column_names if not name.startswith("passport.")]
+    assert tables[0].select(own).schema == tables[1].select(own).schema == tables[2].select(own).schema
+    together = pyarrow.concat_tables(tables, promote_options="permissive")
+    assert together["paraphrase_success_after"].to_pylist() == [0.0, None, None]
+    assert together["loss_evaluations"].type == pyarrow.int64()
+    assert together["kept"].to_pylist() == [True, None, None]
+    assert together["passport.phone.soc"].to_pylist() == ["SM8650", None, None]
+    assert together["passport.kept"].type == pyarrow.bool_()
+
+
+@pytest.mark.parametrize("column", CSV_COLUMNS)
+def test_each_column_of_an_edit_has_a_type(column: str) -> None:
+    assert edit_type(column) in (str, int, float, bool)

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from mobifarm.workloads.exports import to_csv
-from mobifarm.workloads.summary import Summary, TrialRecord, summarise
+from mobifarm.workloads.statistics import wilson_interval
+from mobifarm.workloads.summary import Summary, TrialRecord, mean_with_interval, summarise
 from mobifarm.workloads.tables import CSV_COLUMNS, print_summary
 
 GOOD = {"log_probability": -0.1, "tokens": 1, "tokens_argmax": 1}
@@ -108,8 +109,8 @@ def trial(
     return TrialRecord(f"job/{number:05d}", f"edit {number}", state, payload, stored)
 
 
-def printed(summary: Summary, **options: Any) -> str:
-    console = Console(file=io.StringIO(), width=200)
+def printed(summary: Summary, width: int = 200, **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=width)
     print_summary(summary, console, **options)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -224,6 +225,26 @@ def test_repeats_of_one_fact_do_not_narrow_the_interval() -> None:
     assert any("not independent" in note for note in summarise(again, []).footnotes)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [("a", 0.2)],
+        [("a", 0.2), ("b", 0.2)],
+        [("a", 0.1), ("b", 0.3)],
+        [("a", 0.1), ("a", 0.3)],
+        [(name, 0.2) for name in "abcdefghij"],
+    ],
+)
+def test_a_share_that_says_nothing_of_its_spread_has_a_wide_interval(values: list[tuple[str, float]]) -> None:
+    found = mean_with_interval(values, shares=True)
+    assert found is not None
+    assert found.mean == pytest.approx(0.2)
+    records = len({record for record, _ in values})
+    wide = wilson_interval(0.2 * records, records)
+    assert (found.low, found.high) == (pytest.approx(wide.low), pytest.approx(wide.high))
+    assert found.high - found.low > 0.4
+
+
 def test_the_same_results_give_the_same_tables() -> None:
     trials = [trial(i, success=i % 3 == 0) for i in range(1, 20)]
     assert summarise(trials, []) == summarise(trials, [])
@@ -287,6 +308,33 @@ def test_text_of_a_phone_is_not_read_as_markup() -> None:
     assert "[bold]no[/bold] [/]" in printed(summarise([trial(1)], attempts))
 
 
+def test_an_edit_that_was_given_up_after_one_attempt_is_listed_with_the_reason() -> None:
+    trials = [trial(1), trial(2, status=None, state="abandoned"), trial(3, status=None, state="cancelled")]
+    reasons = ("", "it was unplugged", "the job was cancelled")
+    attempts = [
+        Attempt(one.trial_id, f"a{i}", label=one.label, reason=reason)
+        for i, (one, reason) in enumerate(zip(trials, reasons, strict=True))
+    ]
+    shown = printed(summarise(trials, attempts))
+    assert "Attempts of the edits that needed more than one or were given up" in shown
+    (line,) = [line for line in shown.splitlines() if "edit 2" in line]
+    assert "it was unplugged" in line
+    assert "edit 1" not in shown
+    assert "edit 3" not in shown
+    assert "it was unplugged" not in printed(summarise(trials, attempts), attempts="none")
+    assert "There are no results.\n" in printed(summarise(trials[1:], attempts[1:]))
+
+
+def test_nothing_that_is_copied_is_folded_on_a_narrow_terminal() -> None:
+    phones = [trial(i, method=f"method {i % 4}", device=f"tcp:127.0.0.1:4400{i % 2}") for i in range(8)]
+    attempts = [
+        Attempt("job/00001", f"a{i}", device_id="tcp:127.0.0.1:44001", reason="why " * 30) for i in "12"
+    ]
+    lines = printed(summarise(phones, attempts), 80).splitlines()
+    for whole in ("method 3", "100.0 [34–100]", "tcp:127.0.0.1:44001", "1 of 2"):
+        assert any(whole in line for line in lines), whole
+
+
 def test_a_job_without_results_has_tables_too() -> None:
     summary = summarise([trial(1, status=None, state="pending")], [])
     assert summary.unedited is None
@@ -320,6 +368,17 @@ def test_repeats_that_agree_leave_the_uncertainty_of_the_records() -> None:
     assert (twice.mean, twice.edits) == (1.0, 6)
     assert (twice.low, twice.high) == (once.low, once.high)
     assert twice.low < 0.5
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_a_lost_repeat_does_not_make_certain_what_is_not(success: bool) -> None:
+    whole = [trial(i, record=f"r{i % 3}", repeat=i // 3, success=success) for i in range(6)]
+    all_of_them = summarise(whole, []).methods[0].quality.edit_success
+    all_but_one = summarise(whole[:-1], []).methods[0].quality.edit_success
+    assert all_of_them is not None
+    assert all_but_one is not None
+    assert (all_but_one.low, all_but_one.high) == (all_of_them.low, all_of_them.high)
+    assert all_but_one.high - all_but_one.low > 0.5
 
 
 def test_csv_has_one_line_per_edit_and_leaves_unmeasured_cells_empty() -> None:
@@ -432,7 +491,8 @@ def test_energy_is_that_of_successful_edits_and_modelled_joules_stand_apart() ->
     lines = {
         line.split("│")[1].strip(): line for line in text.splitlines() if "energy" in line and "│" in line
     }
-    assert "6.00 [6.00–6.00]" in lines["energy, J per successful edit"]
+    assert "6.00" in lines["energy, J per successful edit"]
+    assert "[" not in lines["energy, J per successful edit"]  # one edit has no interval
     assert "3.00" not in lines["energy, J per successful edit"]
     assert "3.00" in lines["energy (modelled), J per successful edit"]
     assert "6.00" not in lines["energy (modelled), J per successful edit"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,17 @@ import torch
 
 from mobifarm.agent.editor.bundle import Bundle, EditPair
 from mobifarm.agent.editor.evaluation import Answer
+from mobifarm.agent.editor.settings import ForwardSettings
 from mobifarm.agent.editor.types import EditCost, EditRecord, Probe
 from mobifarm.agent.errors import InputError
 from mobifarm.workloads.baselines.editors import FinetuneEditor, RomeEditor, baseline
 from mobifarm.workloads.baselines.objective import Objective
-from mobifarm.workloads.baselines.settings import BASELINE_NAMES, BaselineName, RomeSettings
+from mobifarm.workloads.baselines.settings import (
+    BASELINE_NAMES,
+    BaselineName,
+    RomeSettings,
+    baseline_settings,
+)
 from mobifarm.workloads.baselines.torch_model import TorchModel, rank_one
 from mobifarm.workloads.metrics.bundle_model import BundleEditor, BundleModel
 from mobifarm.workloads.metrics.language_model import EditedModel, LanguageModel, PrefixedModel
@@ -114,6 +121,12 @@ def test_rome_finds_the_edit_with_and_without_cache(model: TorchModel) -> None:
         after = measure(found.model, RECORD, first_choices(model, RECORD), Extent())
         assert after["efficacy_probability"] == 1
         assert set(after) == set(METRIC_NAMES)
+
+
+def test_the_floor_is_the_work_that_the_phones_method_does() -> None:
+    floor = baseline_settings("rome_cached_early", {})
+    assert isinstance(floor, RomeSettings)
+    assert math.exp(-floor.stop_loss) == pytest.approx(ForwardSettings().stop_probability)
 
 
 def test_the_second_moment_changes_where_an_edit_spreads(model: TorchModel) -> None:

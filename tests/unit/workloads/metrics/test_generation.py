@@ -61,6 +61,13 @@ class Counting:
         (" St. Louis, Missouri", "St. Louis", False, True, True),
         ("", "Rome", True, False, False),
         (" A.C. Milan!", "A.C. Milan", False, True, True),
+        (" 3.5 million", "3", False, False, False),
+        (" 1,234 people", "1", False, False, False),
+        (" 1987, in", "1987", False, True, True),
+        (" 1987.", "1987", False, True, True),
+        (' "Heroes", by', '"Heroes"', False, True, True),
+        (" 'Salem's Lot.", "'Salem's Lot", False, True, True),
+        (" Rome.", '"', False, False, False),
     ],
 )
 def test_a_text_is_compared_up_to_its_natural_stop(

@@ -249,7 +249,9 @@ def test_the_spec_in_it_is_the_spec(made: JobRecord) -> None:
     (text,) = [each for each in words if each.startswith("name: which is faster")]
     assert yaml.safe_load(text) == SPEC
     assert "ab" * 32 in words
-    assert any("mobifarm models build tiny" in each for each in words)
+    assert any("mobifarm models build tiny\n" in each for each in words)
+    words = outline(render(replace(made, spec={**SPEC, "model": "tiny-npu"}), version="1")).words
+    assert any("mobifarm models build tiny --npu w8a16\n" in each for each in words)
 
 
 def test_what_is_missing_says_why(made: JobRecord) -> None:
@@ -262,7 +264,7 @@ def test_what_is_missing_says_why(made: JobRecord) -> None:
         "measured, not of a phone",
     ):
         assert words in page
-    assert "Not measured; the reasons stand under" in page
+    assert "No successful edit has any; the reasons stand under" in page
 
 
 def test_failures_of_the_farm_and_of_the_method_are_told_apart(made: JobRecord) -> None:
