@@ -11,7 +11,8 @@ from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
 from mobifarm.agent.editor.manifest import MANIFEST_NAME
 from mobifarm.agent.errors import BundleError, BundleNotFound
 from mobifarm.workloads.errors import WorkloadInputError
-from mobifarm.workloads.paths import bundles_directory
+from mobifarm.workloads.models.names import build_command
+from mobifarm.workloads.paths import bundles_directory, expanded
 
 MANIFEST: Final = MANIFEST_NAME  # the file that names all others of a bundle
 
@@ -30,15 +31,15 @@ def bundle_named(name_or_path: str) -> StoredBundle:
     Raises:
         WorkloadInputError: there is none, or it cannot be used.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if not path.is_absolute():
         path = bundles_directory() / name_or_path
     try:
         _, bundle_hash = read_manifest(path)
     except BundleNotFound:
         raise WorkloadInputError(
-            f"there is no model bundle {name_or_path!r}: build it with `mobifarm models build "
-            f"{name_or_path}`; `mobifarm models list` shows those that are there"
+            f"there is no model bundle {name_or_path!r}: build it with `{build_command(name_or_path)}`; "
+            "`mobifarm models list` shows those that are there"
         ) from None
     except BundleError as error:
         raise WorkloadInputError(

@@ -86,7 +86,9 @@ def build(
                 from mobifarm.workloads.models.static_graph import Scheme
 
                 lost = result.preparation_lost
-                result = build_npu_bundle(source, result.path, Scheme(npu.value), progress=progress)
+                result = build_npu_bundle(
+                    source, result.path, Scheme(npu.value), force=force, progress=progress
+                )
                 result = dataclasses.replace(result, preparation_lost=lost)
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))

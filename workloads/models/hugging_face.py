@@ -77,8 +77,8 @@ def _read_form(folder: Path, status: Callable[[str], None]) -> tuple[Any, Any]:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # what a damaged configuration raises depends on where it is first used
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise WorkloadInputError(f"{folder.name} cannot be read as a model ({reason})") from error
     return model, tokenizer
 
@@ -129,12 +129,21 @@ def _checkpoint_of(model: Any, tokenizer: Any, folder: Path, max_positions: int)
 def _check_config(folder: Path) -> None:
     """Refuse early, and in one sentence, what the graphs cannot express."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        family = config["model_type"]
-    except (OSError, ValueError, KeyError) as error:
+        found = _refused(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise WorkloadInputError(
             f"{folder.name}/config.json is no model configuration: check the folder"
         ) from error
+    if found:
+        raise WorkloadInputError(
+            f"{folder.name} has {', '.join(found)}, which bundles do not support: "
+            f"use an unquantised model of the families {', '.join(FAMILIES)}"
+        )
+
+
+def _refused(config: Any) -> list[str]:
+    """What of a configuration the graphs cannot express; anything may be raised where it is none."""
+    family = config["model_type"]
     # transformers ignores a cap on the attention scores in Gemma 3, and reads "gelu" in Gemma as "…_tanh".
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     activations = (*_ACTIVATIONS, *(["gelu"] if family == "gemma" else []))
@@ -152,12 +161,7 @@ def _check_config(folder: Path) -> None:
         refusals[f"rope_type {kind!r}"] = kind not in ("default", "linear", "llama3")
     for kind in set(config.get("layer_types") or ()):
         refusals[f"layer type {kind!r}"] = kind not in (_FULL, _LOCAL)
-    found = [name for name, refused in refusals.items() if refused]
-    if found:
-        raise WorkloadInputError(
-            f"{folder.name} has {', '.join(found)}, which bundles do not support: "
-            f"use an unquantised model of the families {', '.join(FAMILIES)}"
-        )
+    return [name for name, refused in refusals.items() if refused]
 
 
 def _architecture(config: Any, max_positions: int) -> Architecture:

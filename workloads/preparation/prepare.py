@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -20,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobifarm.agent.editor import EditRecord
+from mobifarm.agent.editor import EditRecord, contexts, prepared, tokenizer, write_back
 from mobifarm.agent.editor.bundle_files import read_manifest
+from mobifarm.agent.editor.contexts import PREFIXES, tokenize_contexts
+from mobifarm.agent.editor.evaluation import questions, tokenize_questions
 from mobifarm.agent.editor.manifest import MANIFEST_NAME, PREPARATION, Manifest, manifest_hash
 from mobifarm.agent.editor.tokenizer import Tokenizer
 from mobifarm.agent.errors import InputError
+from mobifarm.workloads import records as records_of_files
 from mobifarm.workloads.datasets import read_records, without_subjects_of
 from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.build import (
@@ -49,6 +53,14 @@ PREPARED_FILE = "prepared.bin"
 _LAYER_SHARES = (0.17, 0.23, 0.3, 0.37)
 _HELD_OUT_SHARE = 8  # every eighth fact judges
 _CHUNK = 256
+# Where the prompts, tokens, keys and inputs of the surrogate come from that it learns from.
+_OTHER_CODE = (
+    contexts.__file__,
+    tokenizer.__file__,
+    prepared.__file__,
+    write_back.__file__,
+    records_of_files.__file__,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +133,20 @@ def prepare_bundle(
     if exclude:
         records = without_subjects_of(records, read_records(exclude))
     records = records[: settings.facts]
-    if len(records) < 2 * _HELD_OUT_SHARE:
-        left = f"{len(records)} facts" + (f" beside those of {exclude.name}" if exclude else "")
-        raise WorkloadInputError(f"{facts.name} has {left}: at least 16 are needed")
+    _check_enough(records, f"{facts.name} has", f" beside those of {exclude.name}" if exclude else "")
     inputs = _inputs_hash(source, text, facts, exclude, settings)
     present = build_bundle(source, directory, progress=progress)
-    manifest, found_hash = read_manifest(present.path)
-    if manifest.extras.get(PREPARATION, {}).get("inputs") == inputs:
-        return dataclasses.replace(present, bundle_hash=found_hash, built=False)
-    work = directory / f".{present.name}-preparation-{inputs[:12]}"
-    work.mkdir(exist_ok=True)
-    learned = _learn(work, source, manifest, present.path, text, records, settings, progress)
-    progress.status("writing the bundle")
-    result = _write(source, directory, manifest, learned, inputs, progress)
-    shutil.rmtree(work)
-    return result
+    with lock_bundle(directory / f".{present.name}-preparation.lock", progress):
+        manifest, found_hash = read_manifest(present.path)
+        if manifest.extras.get(PREPARATION, {}).get("inputs") == inputs:
+            return dataclasses.replace(present, bundle_hash=found_hash, built=False)
+        work = directory / f".{present.name}-preparation-{inputs[:12]}"
+        work.mkdir(exist_ok=True)
+        learned = _learn(work, source, manifest, present.path, text, records, settings, progress)
+        progress.status("writing the bundle")
+        result = _write(source, directory, manifest, learned, inputs, progress)
+        shutil.rmtree(work)
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +174,8 @@ def _learn(
 
     layers = _candidates(manifest, settings)
     texts = _Texts(Tokenizer(bundle / manifest.tokenizer.file, manifest.tokenizer), manifest.architecture)
+    records = [record for record in records if _fits(texts, record)]
+    _check_enough(records, "only", f" fit the {texts.architecture.max_positions} tokens of the model")
     samples = _samples(texts, records)
     decoder = TorchDecoder(source.load(progress.status))
 
@@ -353,19 +366,30 @@ def _candidates(manifest: Manifest, settings: PreparationSettings) -> list[int]:
     return layers
 
 
+def _check_enough(records: Sequence[EditRecord], before: str, after: str) -> None:
+    if len(records) < 2 * _HELD_OUT_SHARE:
+        raise WorkloadInputError(f"{before} {len(records)} facts{after}: at least 16 are needed")
+
+
+def _fits(texts: _Texts, record: EditRecord) -> bool:
+    """Whether the model takes all that the preparation asks about a fact."""
+    try:
+        tokenize_contexts(texts, record, len(PREFIXES))
+        tokenize_questions(texts, questions(record))
+    except InputError:
+        return False
+    return True
+
+
 def _samples(texts: _Texts, records: Sequence[EditRecord]) -> list[Sample]:
-    """Every other fact behind one of the editor's prefixes; facts that do not fit are left out."""
-    from mobifarm.agent.editor.contexts import PREFIXES
+    """Every other fact behind one of the editor's prefixes."""
     from mobifarm.workloads.preparation.samples import sample_of
 
-    samples = []
-    for index, record in enumerate(records):
-        prefix = "" if index % 2 == 0 else PREFIXES[1 + (index // 2) % (len(PREFIXES) - 1)]
-        try:
-            samples.append(sample_of(texts, index, record, prefix))
-        except InputError:
-            continue
-    return samples
+    prefixes = itertools.cycle(PREFIXES[1:])
+    return [
+        sample_of(texts, index, record, next(prefixes) if index % 2 else "")
+        for index, record in enumerate(records)
+    ]
 
 
 def _is_held_out(fact: int) -> bool:
@@ -409,7 +433,7 @@ def _replace(path: Path, data: bytes) -> None:
 def _inputs_hash(
     source: Source, text: Path, facts: Path, exclude: Path | None, settings: PreparationSettings
 ) -> str:
-    here = Path(__file__).parent
+    code = [*sorted(Path(__file__).parent.glob("*.py")), *map(Path, _OTHER_CODE)]
     try:
         files = {
             name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -421,7 +445,7 @@ def _inputs_hash(
     inputs = {
         "source": source.fingerprint(),
         "settings": dataclasses.asdict(settings),
-        "code": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(here.glob("*.py"))},
+        "code": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in code},
         **files,
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -56,6 +56,33 @@ def test_mistakes_give_one_sentence_and_exit_code_2(cache: Path, arguments: list
     assert "Traceback" not in outcome.output
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        [],
+        {"model_type": ["llama"]},
+        {"model_type": "llama", "layer_types": 5},
+        {"model_type": "llama", "rope_scaling": "x"},
+    ],
+)
+def test_a_folder_whose_configuration_is_none_is_refused(cache: Path, config: object) -> None:
+    folder = cache / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    outcome = CliRunner().invoke(app, ["build", str(folder)])
+    assert outcome.exit_code == 2
+    assert "error: model/config.json is no model configuration: check the folder" in outcome.stderr
+
+
+def test_a_model_that_the_library_cannot_read_is_refused(cache: Path) -> None:
+    folder = cache / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": "x"}))
+    outcome = CliRunner().invoke(app, ["build", str(folder)])
+    assert outcome.exit_code == 2
+    assert "error: model cannot be read as a model (" in outcome.stderr
+
+
 def test_an_older_versions_bundle_is_refused_in_one_sentence_and_built_anew(cache: Path) -> None:
     runner, manifest = CliRunner(), cache / "bundles" / "tiny-random" / "manifest.json"
     runner.invoke(app, ["build", "tiny-random"])
@@ -73,6 +100,11 @@ def test_an_older_versions_bundle_is_refused_in_one_sentence_and_built_anew(cach
     assert "preparation" not in built.stderr
     assert json.loads(manifest.read_text()) == old
     assert bundle_named("tiny-random").path == manifest.parent
+
+
+def test_a_missing_bundle_names_the_command_that_builds_it(cache: Path) -> None:
+    with pytest.raises(WorkloadInputError, match="with `mobifarm models build tiny-random --npu w8a16`;"):
+        bundle_named("tiny-random-npu")
 
 
 def test_a_preparation_is_not_lost_in_silence(cache: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mobifarm.agent.editor.bundle import Bundle
 from mobifarm.agent.editor.bundle_files import read_manifest, verify_bundle
 from mobifarm.agent.editor.prepared import output_gradients
 from mobifarm.agent.errors import BundleError
+from mobifarm.workloads.errors import WorkloadInputError
 from mobifarm.workloads.models.build import build_bundle
 from mobifarm.workloads.models.cli import app
 from mobifarm.workloads.models.sources import TinyRandom
@@ -96,6 +98,57 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bundle(
     monkeypatch.setattr(module, "_write", finished)
     result = prepare_bundle(TinyRandom(), tmp_path, settings=SETTINGS, **inputs)
     assert result.bundle_hash == read_manifest(prepared)[1]
+
+
+def test_a_fact_that_does_not_fit_is_left_out(
+    tmp_path: Path, inputs: dict[str, Path], prepared: Path
+) -> None:
+    facts = json.loads(inputs["facts"].read_text())
+    long = "word " * 300
+    too_long = {**facts[20], "prompt": long + facts[20]["prompt"]}
+    too_long_to_ask = {**facts[21], "rephrase_prompt": long}
+    kept, longer = tmp_path / "kept.json", tmp_path / "longer.json"
+    kept.write_text(json.dumps(facts[:20]))
+    longer.write_text(json.dumps([too_long, *facts[:20], too_long_to_ask]))
+
+    def learned(directory: str, facts: Path) -> bytes:
+        chosen = {**inputs, "facts": facts}
+        bundle = prepare_bundle(TinyRandom(), tmp_path / directory, settings=SETTINGS, **chosen)
+        return (bundle.path / "prepared.bin").read_bytes()
+
+    assert learned("longer", longer) == learned("kept", kept)
+
+
+def test_too_few_facts_that_fit_are_told(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    facts = json.loads(inputs["facts"].read_text())
+    longer = tmp_path / "longer.json"
+    long = [{**fact, "prompt": "word " * 300 + fact["prompt"]} for fact in facts[9:]]
+    longer.write_text(json.dumps(facts[:9] + long))
+    with pytest.raises(WorkloadInputError, match="only 9 facts fit the 512 tokens of the model: at least 16"):
+        prepare_bundle(TinyRandom(), tmp_path, settings=SETTINGS, **{**inputs, "facts": longer})
+
+
+def test_other_prompts_are_another_preparation(
+    tmp_path: Path, prepared: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hash_with(text: str) -> str:
+        changed = tmp_path / "contexts.py"
+        changed.write_text(text)
+        monkeypatch.setattr(module, "_OTHER_CODE", (str(changed),))
+        return module._inputs_hash(TinyRandom(), inputs["text"], inputs["facts"], None, SETTINGS)
+
+    assert hash_with("PREFIXES = 1") != hash_with("PREFIXES = 2")
+    assert hash_with("PREFIXES = 1") == hash_with("PREFIXES = 1")
+
+
+def test_of_two_runs_at_once_the_second_finds_the_bundle(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(prepare_bundle, TinyRandom(), tmp_path, settings=SETTINGS, **inputs) for _ in range(2)
+        ]
+        first, second = (run.result(timeout=120) for run in runs)
+    assert {first.built, second.built} == {True, False}
+    assert first.bundle_hash == second.bundle_hash
 
 
 def test_the_phone_reads_what_was_learned(prepared: Path) -> None:
