@@ -7,14 +7,15 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mobifarm.simulator.adbd.process_tree import read_processes
+from mobifarm.simulator.adbd.process_tree import ProcessTimes, read_processes
 from mobifarm.simulator.control import ControlServer, PhoneRecord
 from mobifarm.simulator.emulation import EmulationUnavailableError, find_emulation
 from mobifarm.simulator.image import ImageError
@@ -30,6 +31,7 @@ from mobifarm.simulator.usb_port import free_controllers
 log = logging.getLogger(__name__)
 
 _SENSOR_PERIOD_S = 0.5
+_SERIAL = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def default_home() -> Path:
@@ -58,8 +60,11 @@ class LaunchSettings:
 def plan_phones(settings: LaunchSettings, controllers: Sequence[str] = ()) -> list[PhoneSettings]:
     """Names, serials and ports of the phones to run; ``controllers`` are free for phones on USB.
 
-    Raises UnknownProfileError, or PhoneError where there are too few controllers or ``npu`` has no chip.
+    Raises UnknownProfileError, or PhoneError where there are too few controllers, ``npu`` has no chip, the
+    serial number cannot be one, or a profile's file is where a phone announces itself.
     """
+    if settings.serial and not _SERIAL.fullmatch(settings.serial):
+        raise PhoneError("--serial has other characters than letters, digits and . _ : -, or more than 64")
     if settings.usb and len(controllers) < settings.count:
         raise PhoneError(
             f"{settings.count} phones on USB need as many free USB device controllers; this machine has "
@@ -85,6 +90,12 @@ def plan_phones(settings: LaunchSettings, controllers: Sequence[str] = ()) -> li
                 npu=settings.npu,
             )
         )
+    for taken in {_registry(settings.home, phone.name).resolve() for phone in planned}:
+        if any(taken == Path(profile).resolve() for profile in settings.profiles):
+            raise PhoneError(
+                f"{taken} is where its phone says that it runs: keep the profile in another folder, or "
+                "choose another --home"
+            )
     if settings.npu and not any(snapdragon(phone.profile.properties) for phone in planned):
         raise PhoneError(
             "none of these phones has a Snapdragon, whose neural processor --npu emulates: add one, such as "
@@ -192,9 +203,13 @@ async def run_phones(settings: LaunchSettings, on_running: Callable[[PhoneRecord
                 pid=os.getpid(),
                 sandboxed=machine.sandboxed,
             )
-            stack.enter_context(_announced(phone, record, settings.home / f"{planned.name}.json"))
+            stack.enter_context(_announced(phone, record, _registry(settings.home, planned.name)))
             on_running(record)
         await stop.wait()
+
+
+def _registry(home: Path, name: str) -> Path:
+    return home / f"{name}.json"
 
 
 @contextlib.contextmanager
@@ -217,9 +232,20 @@ def _announced(phone: Phone, record: PhoneRecord, registry: Path) -> Iterator[No
 async def _update_sensors(phones: Sequence[Phone]) -> None:
     while True:
         await asyncio.sleep(_SENSOR_PERIOD_S)
-        processes = read_processes()
-        for phone in phones:
+        update_sensors(phones, read_processes())
+
+
+def update_sensors(phones: Sequence[Phone], processes: Mapping[int, ProcessTimes]) -> None:
+    """Let every phone's sensors follow; a phone whose files cannot be written holds up no other."""
+    for phone in phones:
+        try:
             phone.update_sensors(_now_s(), processes)
+        except OSError as error:
+            if not phone.sensors_stand_still:
+                log.warning("the sensors of %s stand still: %s", phone.settings.name, error)
+            phone.sensors_stand_still = True
+        else:
+            phone.sensors_stand_still = False
 
 
 def _now_s() -> float:

@@ -76,6 +76,7 @@ class Phone:
         self.plugs = 0  # how often it became connectable
         self.on_cable: Callable[[], None] = lambda: None  # called when ``connectable`` changes
         self.hung = False
+        self.sensors_stand_still = False  # since their files could not be written
         self.adbd_pid = 0
         self._port = self._make_port()
         self._neural_processor = self._make_neural_processor()

@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from mobifarm.simulator.emulation import host_abi
+
+_NEEDED_PROPERTIES = ("ro.product.manufacturer", "ro.product.model")
+# Sources of power beside the clusters.
+MEMORY: Final = "memory"
+BASE: Final = "base"
 
 
 class UnknownProfileError(ValueError):
@@ -145,8 +151,8 @@ def _load_file(path: Path) -> Profile:
 def parse_profile(name: str, data: dict[str, Any]) -> Profile:
     """Build a profile from its JSON form.
 
-    Raises TypeError or KeyError for missing or unknown fields, ValueError for a path outside of /sys or a
-    property that cannot be one.
+    Raises TypeError or KeyError for missing or unknown fields, ValueError for a path outside of /sys, a
+    property that cannot be one, and numbers and names that no phone could be modelled by.
     """
     for path in data["unreadable"]:
         if path.startswith("/") or ".." in path.split("/"):
@@ -154,9 +160,12 @@ def parse_profile(name: str, data: dict[str, Any]) -> Profile:
     for key, value in data["properties"].items():
         if "=" in key or "\n" in key + value:
             raise ValueError(f"{key[:80]!r} is no property")
+    missing = [name for name in _NEEDED_PROPERTIES if not data["properties"].get(name)]
+    if missing:
+        raise ValueError(f"it has no property {missing[0]}")
     thermal = dict(data["thermal"])
     zones = tuple(ThermalZone(**zone) for zone in thermal.pop("zones"))
-    fields = {
+    parts = {
         **data,
         "clusters": tuple(Cluster(**cluster) for cluster in data["clusters"]),
         "battery": Battery(**data["battery"]),
@@ -167,7 +176,41 @@ def parse_profile(name: str, data: dict[str, Any]) -> Profile:
         ),
         "unreadable": tuple(data["unreadable"]),
     }
-    return Profile(name=name, **fields)
+    profile = Profile(name=name, **parts)
+    _check(profile)
+    return profile
+
+
+def _check(profile: Profile) -> None:
+    for name, value in _numbers(profile):
+        # The model divides by them, and takes powers for heat that flows out.
+        low = 0.0 if name.endswith("_watts") else 1e-9
+        if name == "discharge_sign":
+            good = value in (-1, 1)
+        else:
+            good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= 1e9
+        if not good:
+            raise ValueError(f"{name} is {str(value)[:40]!r}: that is no number it could be")
+    if not profile.clusters:
+        raise ValueError("it has no clusters")
+    sources = {MEMORY, BASE, *(cluster.name for cluster in profile.clusters)}
+    for rail in (rail for device in profile.rail_devices for rail in device.rails):
+        if rail.source not in sources:
+            raise ValueError(f"the rail {rail.channel[:40]!r} has no source of the name {rail.source[:40]!r}")
+
+
+def _numbers(part: object) -> Iterator[tuple[str, object]]:
+    """Names and values of all that is to be a number in a dataclass and those within it."""
+    if isinstance(part, tuple):
+        for inner in part:
+            yield from _numbers(inner)
+    elif is_dataclass(part):
+        for field in fields(part):
+            value = getattr(part, field.name)
+            if field.type in ("int", "float") or field.name == "discharge_sign":
+                yield field.name, value
+            else:
+                yield from _numbers(value)
 
 
 def serial_of(phone_name: str) -> str:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import socket
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Protocol
 
+log = logging.getLogger(__name__)
+
 LOOPBACK: Final = "127.0.0.1"
+_CONNECTIONS: Final = Path("/proc/net/tcp")
 
 
 class PortError(Exception):
@@ -34,11 +41,39 @@ class Port(Protocol):
         ...
 
 
-class TcpPort:
-    """``port`` 0 takes a free one, which stays the phone's; ``connected`` gets each host's connection."""
+def user_of(table: str, here: tuple[str, int], there: tuple[str, int]) -> int | None:
+    """The id of the user whose socket is at ``here``, connected to ``there``; None where there is none.
 
-    def __init__(self, port: int, connected: Callable[[socket.socket], None]) -> None:
+    ``table`` is the text of /proc/net/tcp (proc(5)); both ends are IPv4 addresses with ports.
+    """
+    wanted = [_hexadecimal(*end) for end in (here, there)]
+    for line in table.splitlines()[1:]:
+        columns = line.split()
+        # A socket that its owner has closed has no inode, and belongs to user 0 in this table.
+        if columns[1:3] == wanted and columns[9] != "0":
+            return int(columns[7])
+    return None
+
+
+def _hexadecimal(address: str, port: int) -> str:
+    return f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"
+
+
+class TcpPort:
+    """``port`` 0 takes a free one, which stays the phone's; ``connected`` gets each host's connection.
+
+    Connections of other users of this computer are closed: a phone that takes every key would give them a
+    shell of this user's. ``users`` are the ids of those who may connect, this user and root where None.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        connected: Callable[[socket.socket], None],
+        users: frozenset[int] | None = None,
+    ) -> None:
         self._port = port
+        self._users = frozenset({0, os.getuid()}) if users is None else users
         self._connected = connected
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
@@ -81,8 +116,13 @@ class TcpPort:
         if self._listener is None:
             return
         try:
-            connection, _ = self._listener.accept()
+            connection, peer = self._listener.accept()
         except OSError:
+            return
+        user = user_of(_CONNECTIONS.read_text(), peer, connection.getsockname())
+        if user not in self._users:
+            log.warning("a connection of another user of this computer was closed (user id %s)", user)
+            connection.close()
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connected(connection)

@@ -118,7 +118,7 @@ async def serve_shell(
                 code = exit_code if exit_code >= 0 else 128 - exit_code
                 await stream.write(frame(EXIT, bytes([code & 0xFF])))
             feeding.cancel()
-            await stream.finish()
+            stream.close()
     except* StreamClosedError:
         child.hang_up()
     finally:

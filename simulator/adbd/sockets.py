@@ -46,7 +46,7 @@ async def serve_socket(stream: Stream, destination: str, root: PhoneRoot) -> Non
             while data := await reader.read(min(stream.max_payload, _BUFFER_SIZE)):
                 await stream.write(data)
             upward.cancel()
-            await stream.finish()
+            stream.close()
     except* (StreamClosedError, ConnectionError):
         pass
     finally:

@@ -80,19 +80,16 @@ class Stream:
                 part = view[start : start + self.max_payload]
                 self._link.send(packets.WRTE, self.local_id, self.remote_id, part)
 
-    async def finish(self) -> None:
-        """Wait until the host has everything, then close."""
-        async with self._write_lock:
-            await self._wait_acknowledged()
-        self.close()
-
     async def _wait_acknowledged(self) -> None:
         await self._acknowledged.wait()
         if self._closed:
             raise StreamClosedError
 
     def close(self) -> None:
-        """Close and tell the host; no effect on a closed stream."""
+        """Close and tell the host; no effect on a closed stream.
+
+        Like adbd it does not wait until the host has acknowledged the last data.
+        """
         if self._closed:
             return
         self._link.send(packets.CLSE, self.local_id if self._accepted else 0, self.remote_id)

@@ -59,7 +59,7 @@ async def serve_sync(stream: Stream, root: PhoneRoot) -> None:
     with contextlib.suppress(SyncError):
         while await session.answer_one():
             pass
-    await stream.finish()
+    stream.close()
 
 
 class _Session:

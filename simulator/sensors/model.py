@@ -19,11 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mobifarm.simulator.profile import Battery, Cluster, Profile
+from mobifarm.simulator.profile import BASE, MEMORY, Battery, Cluster, Profile
 
 AMBIENT_CELSIUS: Final = 23.0
-MEMORY: Final = "memory"
-BASE: Final = "base"
 
 _SCHEDUTIL_HEADROOM = 1.25
 _TAPER_ABOVE = 0.8

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -95,3 +97,33 @@ def test_another_processor_is_not_there_without_the_sandbox(
     monkeypatch.setattr(launcher, "find_emulation", refused)
     with pytest.raises(PhoneError, match="no arm64-v8a phone can be run here: qemu is missing"):
         launcher.choose_machine(tmp_path, False, "arm64-v8a")
+
+
+def test_a_profile_that_lies_where_its_phone_announces_itself_is_refused(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.json"
+    profile.write_text((files("mobifarm.simulator") / "profiles" / "pixel-8.json").read_text())
+    with pytest.raises(PhoneError, match="keep the profile in another folder"):
+        plan_phones(LaunchSettings(tmp_path, profiles=[str(profile)]))
+    assert plan_phones(LaunchSettings(tmp_path / "home", profiles=[str(profile)]))[0].name == "mine"
+
+
+@pytest.mark.parametrize("serial", ["a\nb", "a=b c", "x" * 65])
+def test_a_serial_number_that_cannot_be_one_is_refused(tmp_path: Path, serial: str) -> None:
+    with pytest.raises(PhoneError, match="--serial has other characters"):
+        plan_phones(LaunchSettings(tmp_path, serial=serial))
+
+
+def test_a_phone_whose_sensors_cannot_be_written_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    broken, whole = mock.Mock(), mock.Mock()
+    broken.sensors_stand_still = False
+    broken.settings.name = "pixel-8"
+    broken.update_sensors.side_effect = OSError(28, "No space left on device")
+    for _ in range(3):
+        launcher.update_sensors([broken, whole], {})
+    assert whole.update_sensors.call_count == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "the sensors of pixel-8 stand still: [Errno 28] No space left on device"
+    ]
+    broken.update_sensors.side_effect = None
+    launcher.update_sensors([broken], {})
+    assert broken.sensors_stand_still is False

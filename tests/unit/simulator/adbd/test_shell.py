@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobifarm.simulator.adbd.shell import FrameReader, ShellRequest, frame, parse_destination
+from mobifarm.simulator.adbd import packets
+from mobifarm.simulator.adbd.shell import (
+    EXIT,
+    FrameReader,
+    ShellRequest,
+    ShellSettings,
+    frame,
+    parse_destination,
+    serve_shell,
+)
+from mobifarm.simulator.adbd.stream import Stream
 
 
 @pytest.mark.parametrize(
@@ -38,3 +51,46 @@ def test_frames_survive_any_cuts(frames: list[tuple[int, bytes]], sizes: list[in
         found += reader.feed(wire[position : position + size])
         position, turn = position + size, turn + 1
     assert found == frames
+
+
+class RecordingLink:
+    """A link to a host that acknowledges nothing."""
+
+    max_payload = 4096
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, bytes]] = []
+
+    def send(self, command: int, arg0: int, arg1: int, payload: bytes | bytearray | memoryview = b"") -> None:
+        self.sent.append((command, bytes(payload)))
+
+
+class EndedChild:
+    """A process that wrote nothing and has exited with code 7."""
+
+    stdin = stderr = None
+
+    def __init__(self) -> None:
+        self.stdout = self
+        self.exited = asyncio.get_running_loop().create_future()
+        self.exited.set_result(7)
+
+    async def read(self, size: int) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        pass
+
+
+class EndedChildren:
+    def start(self, *_arguments: Any, **_options: Any) -> Any:
+        return EndedChild()
+
+
+async def test_a_stream_ends_without_waiting_for_the_acknowledgement_of_the_exit_code() -> None:
+    link = RecordingLink()
+    children: Any = EndedChildren()
+    request = ShellRequest("exit 7", framed=True, terminal=False)
+    async with asyncio.timeout(30):
+        await serve_shell(Stream(link, 1, 2, lambda _: None), request, ShellSettings("sh", "/"), children)
+    assert link.sent == [(packets.OKAY, b""), (packets.WRTE, frame(EXIT, b"\x07")), (packets.CLSE, b"")]
