@@ -19,8 +19,9 @@ export function number(value) {
 export function duration(seconds) {
   if (!known(seconds)) return "unknown";
   if (seconds < 90) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  const minutes = Math.round(seconds / 60); // before hours are taken off, or there are 60 beside them
+  if (seconds < 5400) return `${minutes} min`;
+  if (seconds < 172800) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
   return `${Math.round(seconds / 86400)} days`;
 }
 
@@ -45,6 +46,10 @@ export function estimate(found, show = number, bound = show) {
   if (!found) return "–";
   return found.edits < 2 ? `${show(found.mean)} (1 edit)` : `${show(found.mean)} [${bound(found.low)}–${bound(found.high)}]`;
 }
+
+/** The joules of a passport, and whether they were measured or come from a model. */
+export const energyWords = (energy) => (known(energy?.joules)
+  ? `${number(energy.joules)} J, ${energy.provenance}` : `not measured: ${energy?.reason ?? ""}`);
 
 const STATES = {
   leased: "working",

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from mobifarm.controller.client import FarmClient
+from mobifarm.controller.core.step import replay
+from mobifarm.controller.farm.live import LiveView
+from mobifarm.controller.farm.snapshot import snapshot
 from mobifarm.controller.paths import farm_paths
 from mobifarm.simulator.control import PhoneControl, PhoneRecord
 from mobifarm.simulator.virtual_phones import VirtualPhones
@@ -31,6 +34,8 @@ SCREENSHOTS = os.environ.get("MOBIFARM_SCREENSHOTS")
 DEADLINE_S = 600.0 if SCREENSHOTS else 120.0
 DEADLINE_MS = 1000 * DEADLINE_S
 PROFILES = ("pixel-8", "galaxy-s24", "oneplus-12") if SCREENSHOTS else ("pixel-8",)
+
+Columns = Mapping[str, Sequence[Any]]
 
 # What the browser itself logs when a test has the farm refuse something, or stops it.
 PROVOKED = re.compile("the server responded with a status of 40|net::ERR_")
@@ -165,6 +170,41 @@ def page(new_context: Callable[..., BrowserContext], farm: Farm) -> Page:
     opened.goto(farm.address())
     opened.wait_for_selector("h1")
     return opened
+
+
+@pytest.fixture
+def still(page: Page) -> Callable[..., None]:
+    """Shows the live page a farm that stands still: events that led to it, and what is set of it."""
+
+    def show(
+        events: Sequence[Any],
+        *,
+        devices: Columns | None = None,
+        jobs: Columns | None = None,
+        past: Mapping[str, Columns] | None = None,
+        **others: Any,
+    ) -> None:
+        state, now = replay(events), page.evaluate("Date.now() / 1000")
+        first = snapshot(state, LiveView(), [], now, with_past=True)
+        tick = {"number": 7, **snapshot(state, LiveView(), [], now, with_past=False)}
+        for picture in (first, tick):
+            picture["devices"].update(devices or {})
+            picture["jobs"].update(jobs or {})
+            picture.update(others)
+        first["past"] = past or {}
+        page.route(
+            "**/api/v1/live/snapshot",
+            lambda route: route.fulfill(body=json.dumps(first), content_type="application/json"),
+        )
+        stream = f"event: tick\ndata: {json.dumps(tick)}\n\n"
+        page.route(
+            "**/api/v1/live/stream",
+            lambda route: route.fulfill(body=stream, content_type="text/event-stream"),
+        )
+        page.reload()
+        expect(page.locator("html")).to_have_attribute("data-drawn", "7")
+
+    return show
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,9 @@ import os
 import pty
 import re
 import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,6 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from mobifarm.controller.core.events import DeviceAdded, DeviceReady, Identity
-from mobifarm.controller.core.step import replay
-from mobifarm.controller.farm.live import LiveView
-from mobifarm.controller.farm.snapshot import snapshot
 from mobifarm.simulator.virtual_phones import VirtualPhones
 
 pytestmark = pytest.mark.browser
@@ -107,7 +106,7 @@ def test_a_job_comes_to_its_results(
     drawings = page.locator("svg.intervals")
     expect(drawings).to_have_count(4)
     expect(drawings.first.locator("circle").first).to_be_visible()
-    expect(page.locator("main")).to_contain_text("Joules per edit")
+    expect(page.locator("main")).to_contain_text("Joules per successful edit")
     expect(page.get_by_role("table")).to_contain_text("loss evaluations")
     shoot(page, "results")
     page.goto(page.url.split("#")[0] + f"#/phone/{farm.first_phone()[0].address}")
@@ -230,28 +229,16 @@ def test_the_keyboard_reaches_everything(farm: Any, page: Page) -> None:
     assert page.locator("nav[aria-label], main, header").count() == 3
 
 
-def test_of_a_thousand_phones_only_those_in_sight_are_drawn(page: Page) -> None:
+def test_of_a_thousand_phones_only_those_in_sight_are_drawn(page: Page, still: Callable[..., None]) -> None:
     identity = Identity("tcp:127.0.0.1:1", "serial", "fingerprint")
     events: list[Any] = []
     for number in range(1000):
         device_id = f"usb:{number // 100}-{number % 100}"
         events.append(DeviceAdded(1.0, device_id, device_id, "usb", ""))
         events.append(ready(device_id, number, identity))
-    state = replay(events)
-    now = page.evaluate("Date.now() / 1000")
-    first = json.dumps(snapshot(state, LiveView(), [], now, with_past=True))
-    tick = json.dumps({"number": 7, **snapshot(state, LiveView(), [], now, with_past=False)})
-    page.route(
-        "**/api/v1/live/snapshot", lambda route: route.fulfill(body=first, content_type="application/json")
-    )
-    page.route(
-        "**/api/v1/live/stream",
-        lambda route: route.fulfill(body=f"event: tick\ndata: {tick}\n\n", content_type="text/event-stream"),
-    )
-    page.reload()
+    still(events)
     tiles, drawn = page.locator(".tile"), page.locator(".tile-body:not(:empty)")
     expect(tiles).to_have_count(1000)
-    expect(page.locator("html")).to_have_attribute("data-drawn", "7")
     expect(tiles.first.locator(".vitals")).to_be_visible()
     assert 0 < drawn.count() < 60
     tiles.last.scroll_into_view_if_needed()
@@ -260,6 +247,20 @@ def test_of_a_thousand_phones_only_those_in_sight_are_drawn(page: Page) -> None:
     assert drawn.count() < 60
     page.get_by_role("searchbox").fill("phone 77")
     expect(page.locator(".tile:visible")).to_have_count(11)  # 77 and 770 to 779
+
+
+def test_where_there_are_several_hosts_a_notice_names_its_own(page: Page, still: Callable[..., None]) -> None:
+    notice = {"at": 1.0, "source": "usb", "reason": "this machine shows no USB bus", "action": ""}
+    hosts = [
+        {"host": name, "own": name == "desk", "state": "up", "connected": 0, "phones": 0, "reason": ""}
+        for name in ("desk", "shelf")
+    ]
+    notices = [{**notice, "host": host["host"]} for host in hosts]
+    words = [f"{host['host']}: usb this machine shows no USB bus" for host in hosts]
+    still([], hosts=hosts, notices=notices)
+    expect(page.locator(".attention li")).to_have_text(words)
+    still([], hosts=hosts[:1], notices=notices[:1])
+    expect(page.locator(".attention li")).to_have_text(["usb this machine shows no USB bus"])
 
 
 def ready(device_id: str, number: int, identity: Identity) -> DeviceReady:
@@ -288,6 +289,16 @@ def test_a_hidden_page_lets_its_stream_go(page: Page) -> None:
         page.evaluate(hide, "visible")
 
 
+def read_all(terminal: int, wanted: bytes, found: threading.Event) -> None:
+    """Read until nobody writes any more; tells when ``wanted`` was there."""
+    seen = b""
+    with suppress(OSError):  # what Linux says at a terminal's end
+        while part := os.read(terminal, 65536):
+            seen = seen[-len(wanted) :] + part
+            if wanted in seen:
+                found.set()
+
+
 def test_top_shows_the_same_and_ends_with_ctrl_c(farm: Any, page: Page) -> None:
     wait_for_state(page, farm.first_phone()[0].address, "ready")
     shown = json.loads(farm.run("top", "--json"))
@@ -296,16 +307,20 @@ def test_top_shows_the_same_and_ends_with_ctrl_c(farm: Any, page: Page) -> None:
     terminal, its_end = pty.openpty()
     with farm.start("top", stdout=its_end) as process:
         os.close(its_end)
-        seen = b""
-        while b"Pixel 8" not in seen:
-            seen += os.read(terminal, 65536)
-        process.send_signal(signal.SIGINT)
+        shown_there = threading.Event()
+        # To the end: a terminal that nobody reads soon holds up the program that writes to it.
+        reading = threading.Thread(target=read_all, args=(terminal, b"Pixel 8", shown_there))
+        reading.start()
+        shown = shown_there.wait(120)
+        # Killed where it showed nothing: the block's end waits for it without a limit.
+        process.send_signal(signal.SIGINT if shown else signal.SIGKILL)
         assert process.wait(60) == 0
+        reading.join()
         os.close(terminal)
 
 
 def test_an_open_page_does_not_hold_up_the_farms_end(farm: Any, page: Page) -> None:
-    """The last test here: nothing answers after it."""
+    """The last test here: nothing answers after it, nor in a file whose name comes after this one's."""
     expect(page.locator("#connection")).to_have_text("live")
     farm.process.send_signal(signal.SIGTERM)
     assert farm.process.wait(60) == 0

@@ -65,7 +65,7 @@ export function farmView(context) {
         tiles.delete(id);
       }
     }
-    updateAttention(attention, phones, picture.notices);
+    updateAttention(attention, phones, picture.notices, picture.hosts.length > 1);
     updateJobs(jobs, [...picture.jobs.values()].filter((job) => job.finished_at === null));
     updateHosts(hosts, picture.hosts);
   }
@@ -210,16 +210,16 @@ export function updateBar(bar, phone) {
 const part = (phone) =>
   phone.phase === "optimising" && phone.step_limit ? Math.max(0.06, Math.min(1, phone.step / phone.step_limit)) : 0.5;
 
-function updateAttention(list, phones, notices) {
+function updateAttention(list, phones, notices, severalHosts) {
   const calls = [
-    ...notices.map((notice) => ({ key: `notice ${notice.host} ${notice.source}`, name: notice.source,
+    ...notices.map((notice) => ({ key: `notice ${notice.host} ${notice.source}`, name: severalHosts ? `${notice.host}: ${notice.source}` : notice.source,
       words: [notice.reason, notice.action].filter(Boolean).join("; ") })),
     ...phones.filter((phone) => phone.action && phone.state !== "drained").map((phone) => ({ key: phone.device_id,
       name: format.phoneName(phone), id: phone.device_id,
       words: `is ${format.stateWords(phone.state)}: ${[phone.reason, phone.action].filter(Boolean).join(". ")}` })),
   ];
   const shown = calls.slice(0, ATTENTION_LIMIT);
-  const key = shown.map((call) => call.key + call.words).join("\n") + calls.length;
+  const key = shown.map((call) => call.key + call.name + call.words).join("\n") + calls.length;
   if (list.dataset.key === key) return;
   list.dataset.key = key;
   list.replaceChildren(...shown.map((call) => h("li", {},

@@ -113,7 +113,7 @@ export function jobView(context, id) {
     const odd = tries.filter((attempt) => !["done", "leased", "running"].includes(attempt.state));
     attempts.replaceChildren(...(odd.length ? [table(`Attempts that were not to be (${odd.length}), the newest first`, ["edit", "phone", "became", "after", "why"],
       odd.slice(-ROWS).reverse().map((attempt) => [attempt.label, attempt.serial || attempt.device_id, format.stateWords(attempt.state),
-        attempt.ended_at ? format.took(attempt.ended_at - attempt.granted_at) : "–", attempt.reason || "–"]), { numeric: [3] })] : []));
+        attempt.ended_at ? format.took(attempt.ended_at - attempt.granted_at) : "–", attempt.reason ? h("span", { class: "words" }, attempt.reason) : "–"]), { numeric: [3] })] : []));
   }
 
   function showTrials(plan, tries) {

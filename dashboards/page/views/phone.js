@@ -174,13 +174,13 @@ export function phoneView(context, id) {
 
   function showPassport(found, newest) {
     sensors.replaceChildren(table("Sensors, as the agent found them", ["sensor", "readable", "unit", "sign", "source", "reason"],
-      found.sensors.map((sensor) => [sensor.name, sensor.readable ? `yes, ${sensor.provenance}` : "no", sensor.unit, sensor.sign || "–", h("code", {}, sensor.source), sensor.reason || "–"])));
+      found.sensors.map((sensor) => [sensor.name, sensor.readable ? `yes, ${sensor.provenance}` : "no", sensor.unit, sensor.sign || "–", h("code", {}, sensor.source), sensor.reason ? h("span", { class: "words" }, sensor.reason) : "–"])));
     const phone = found.phone ?? {};
     const facts = [["of the result", `${newest.trial_id}, ${format.dateTime(newest.at)}`], ["phone", [phone.manufacturer, phone.model, phone.soc].filter(Boolean).join(" ")],
       ["build", phone.build_fingerprint], ["measurement epoch", String(found.measurement_epoch)], ["execution", found.execution],
       ["accelerator", [found.accelerator?.name, found.accelerator?.proof ?? found.accelerator?.reason].filter(Boolean).join(": ")],
       ["model returned to its base", found.returned_to_base === null ? "–" : found.returned_to_base ? "yes, proved by hash" : "no"],
-      ["agent", found.agent_version], ["energy", found.energy?.joules === null || found.energy?.joules === undefined ? `not measured: ${found.energy?.reason ?? ""}` : `${format.number(found.energy.joules)} J`]];
+      ["agent", found.agent_version], ["energy", format.energyWords(found.energy)]];
     passport.replaceChildren(h("h2", {}, "Passport of its newest result"),
       h("dl", { class: "facts card" }, facts.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
       h("details", {}, h("summary", {}, "The whole passport"), h("pre", {}, JSON.stringify(found, null, 2))));

@@ -60,7 +60,7 @@ export function resultsView(context, id) {
       intervals("Edits that succeed (the new answer is more probable)", cells.map(line("success")), (value) => format.percent(value), { share: true }),
       intervals("Loss evaluations per edit, mean", cells.map(line("loss_evaluations")), format.number),
       intervals(`Seconds per edit, mean${cells.some((cell) => cell.execution === "virtual") ? " (virtual phones: this computer's)" : ""}`, cells.map(line("seconds")), format.number),
-      intervals(`Joules per edit, mean${modelled ? " (modelled)" : ""}`, cells.map(line("joules", (cell) => `not measured: ${cell.joules_reason}`)), format.number));
+      intervals(`Joules per successful edit, mean${modelled ? " (modelled)" : ""}`, cells.map(line("joules", (cell) => `not measured: ${cell.joules_reason}`)), format.number));
     numbers.replaceChildren(table("Means with 95 % intervals", ["method", "phones", "edits", "failed", "success", "loss evaluations", "seconds", "joules"],
       cells.map((cell) => [cell.method, cell.device_id === null ? `all ${kind(cell)}` : [cell.model, cell.serial].filter(Boolean).join(" ") || cell.device_id,
         String(cell.edits), String(cell.failed), format.estimate(cell.success, (value) => format.percent(value), (value) => Math.round(100 * value)), format.estimate(cell.loss_evaluations),
