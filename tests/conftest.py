@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,11 @@ from hypothesis import settings
 # Machines are shared, so no example has a deadline; in CI the same examples are tried every time.
 settings.register_profile("mobifarm", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("mobifarm")
+
+# Where a shell without job control ran the tests in the background, Ctrl-C is ignored, here and in all that
+# is started: a test that sends it to a program would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUILD_DEADLINE_S = 500
 

@@ -170,8 +170,8 @@ class LightPhone:
         self.description = description
         self.close = close
 
-    async def push_bundle(self, folder: Path, bundle_hash: str, progress: Any) -> None:
-        pass
+    async def push_bundle(self, folder: Path, bundle_hash: str, progress: Any) -> tuple[str, ...]:
+        return ()
 
     async def wait_lost(self) -> str:
         await asyncio.Event().wait()

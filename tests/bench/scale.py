@@ -214,7 +214,7 @@ def _edit(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    from mobifarm.agent.editor.contexts import tokenize_contexts
+    from mobifarm.agent.editor.contexts import tokenize_contexts, tokenize_key_contexts
     from mobifarm.workloads.baselines.texts import BundleTexts
     from mobifarm.workloads.datasets import read_records
     from mobifarm.workloads.statistics import quantile
@@ -222,7 +222,13 @@ def _plan(bundle: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     texts, records = BundleTexts(bundle), read_records(arguments.records)
     a, layer = texts.architecture, texts.manifest.edit_layer
     plans = [
-        plan_edit(a, layer, tokenize_contexts(texts, record, CONTEXTS), arguments.evaluations)
+        plan_edit(
+            a,
+            layer,
+            tokenize_contexts(texts, record, CONTEXTS),
+            arguments.evaluations,
+            key_contexts=tokenize_key_contexts(texts, record),
+        )
         for record in records
     ]
 

@@ -112,9 +112,16 @@ class Plan:
 
 
 def plan_edit(
-    a: Architecture, edit_layer: int, contexts: Sequence[Context], evaluations: int, *, settled: int = 1
+    a: Architecture,
+    edit_layer: int,
+    contexts: Sequence[Context],
+    evaluations: int,
+    *,
+    key_contexts: Sequence[Context] = (),
+    settled: int = 1,
 ) -> Plan:
     """The cost of an edit that takes so many loss evaluations and settles so many times."""
+    keys = sum(context.subject_last + 1 for context in key_contexts) * (edit_layer + 1)
     count, upper = len(contexts), a.layers - 1 - edit_layer
     padded = count * max(len(context.input_ids) for context in contexts)
     suffix = max(len(context.input_ids) - context.subject_last for context in contexts)
@@ -122,7 +129,7 @@ def plan_edit(
     per_evaluation = count * suffix * upper
     reads = count * max(len(context.answer_ids) for context in contexts) * evaluations
     return Plan(
-        once=(1 + settled) * (padded * (edit_layer + 1) + cached * upper),
+        once=keys + (1 + settled) * (padded * (edit_layer + 1) + cached * upper),
         evaluations=evaluations * per_evaluation,
         per_evaluation=per_evaluation,
         read_out=reads * a.vocabulary * a.hidden * a.layers / layer_weights(a),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mobifarm.agent.editor.contexts import tokenize_contexts
+from mobifarm.agent.editor.contexts import tokenize_contexts, tokenize_key_contexts
 from mobifarm.workloads.baselines.texts import BundleTexts
 from mobifarm.workloads.datasets import read_records
 from mobifarm.workloads.preparation.fit import LARGEST_RANK
@@ -72,6 +72,7 @@ def test_the_plan_counts_what_the_editor_counts(work: Path, monkeypatch: pytest.
         texts.manifest.edit_layer,
         tokenize_contexts(texts, record, 3),
         edit["loss_evaluations"],
+        key_contexts=tokenize_key_contexts(texts, record),
         settled=0,
     )
     # A probe takes one context of three, and loss evaluations are rounded up.
