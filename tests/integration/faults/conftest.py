@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mobifarm.controller.farm.host_link import Order
 from mobifarm.controller.farm.requests import FarmRequests
 from mobifarm.controller.host.phones import HostConfiguration, PhoneHost
 from mobifarm.controller.host.reports import Report
+from mobifarm.controller.store.projection import Record
 from mobifarm.controller.store.read import StoreReader
 from mobifarm.controller.store.sqlite import SqliteStore
 from mobifarm.controller.transport.direct import DirectTransport, connect_direct
@@ -42,6 +44,21 @@ from mobifarm.workloads.spec import parse_spec
 DEADLINE_S = 240.0
 
 
+class FollowedStore(SqliteStore):
+    """A store that tells when all that was appended has been written."""
+
+    _last_append: Future[int] | None = None
+
+    def append_records(self, records: Sequence[Record]) -> Future[int]:
+        self._last_append = super().append_records(records)
+        return self._last_append
+
+    def flushed(self) -> None:
+        """Return when everything appended so far is on disk, or was refused."""
+        if self._last_append is not None:
+            self._last_append.exception(DEADLINE_S)
+
+
 class HostInProcess:
     """A HostLink without Ray in between."""
 
@@ -51,8 +68,8 @@ class HostInProcess:
         self._phones = phones
         self._last_report = 0
 
-    async def attach(self, device_id: str, address: str) -> None:
-        self._phones.attach(device_id, address)
+    async def attach(self, device_id: str, address: str, source: str) -> None:
+        self._phones.attach(device_id, address, source)
 
     async def begin(self) -> None:
         """It never forgets its phones."""
@@ -81,7 +98,7 @@ class FarmInProcess:
         scratch = Path(tempfile.mkdtemp(prefix="mobifarm-"))
         self._end = contextlib.ExitStack()
         self._end.callback(shutil.rmtree, scratch, ignore_errors=True)
-        self.store = self._end.enter_context(contextlib.closing(SqliteStore(home / "farm.sqlite")))
+        self.store = self._end.enter_context(contextlib.closing(FollowedStore(home / "farm.sqlite")))
         self.host = PhoneHost(
             HostConfiguration("here", home / "adbkey", scratch, home / "computer", allow_reboot=True),
             interceptors,
@@ -153,6 +170,8 @@ class FarmInProcess:
         await self.until(lambda: self.farm.state.jobs[job_id].state is JobState.DONE, "the end of the job")
 
     def events(self, kind: type[Event]) -> list[Any]:
+        """Those in the log that led to the state as it is: the state is ahead of the disk by some commits."""
+        self.store.flushed()
         with StoreReader(self.home / "farm.sqlite") as reader:
             return [event for _, event in reader.events() if isinstance(event, kind)]
 
@@ -162,13 +181,10 @@ class FarmInProcess:
         check(state)
         trials = [state.trials[trial_id] for trial_id in state.jobs[job_id].trial_ids]
         wanted = sorted((trial.trial_id, trial.result_attempt_id) for trial in trials)
-        # The state is ahead of the disk, by one commit at most.
-        await self.until(lambda: len(self._results(job_id)) >= len(wanted), "results on disk")
-        assert self._results(job_id) == wanted
-
-    def _results(self, job_id: str) -> list[tuple[str, str]]:
+        self.store.flushed()
         with StoreReader(self.home / "farm.sqlite") as reader:
-            return sorted((result.trial_id, result.attempt_id) for result in reader.results(job_id))
+            found = sorted((result.trial_id, result.attempt_id) for result in reader.results(job_id))
+        assert found == wanted
 
     async def phones_hold_nothing(self) -> None:
         """Every result was acknowledged: no phone keeps any, once all are idle."""
