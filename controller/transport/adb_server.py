@@ -1,8 +1,9 @@
 """Talks to an adb server that owns the phones of this host, through adbutils.
 
-adbutils is loaded on first use only: without it the farm still runs in direct mode. Two habits of it are kept
-away from: it starts an adb server where none answers (its own build of adb), and it tells devices apart by
-serial number alone, of which there may be two alike.
+adbutils is loaded on first use only: without it the farm still runs in direct mode. Three habits of it are
+kept away from: it starts an adb server where none answers (its own build of adb), it tells devices apart by
+serial number alone, of which there may be two alike, and where the server refuses a phone it leaves the
+connection open.
 """
 
 from __future__ import annotations
@@ -79,28 +80,14 @@ class AdbServer:
             HostError: no server answers.
         """
         with self._speaking(phone.address) as client:
-            device = client.device(transport_id=phone.transport_id)
-            connection = device.open_transport(timeout=timeout_s)
-            try:
-                connection.send_command(service)
-                connection.check_okay()
-            except BaseException:
-                connection.close()
-                raise
+            connection = _ask(client, timeout_s, f"host:transport-id:{phone.transport_id}", service)
             connection.conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return SocketStream(connection.conn, f"{phone.address} {service}")
 
     def track(self) -> DeviceTracker:
         """Notices changes of the list of phones; HostError where no server answers."""
         with self._speaking() as client:
-            connection = client.make_connection(timeout=DEADLINE_S)
-            try:
-                connection.send_command("host:track-devices")
-                connection.check_okay()
-            except BaseException:
-                connection.close()
-                raise
-            return DeviceTracker(connection)
+            return DeviceTracker(_ask(client, DEADLINE_S, "host:track-devices"))
 
     @contextlib.contextmanager
     def _speaking(self, address: str = "") -> Iterator[Any]:
@@ -125,6 +112,19 @@ class AdbServer:
             raise DeviceError(f"{who}: the adb server ended the connection ({error})") from error
         except adbutils.AdbError as error:
             raise _refusal(who, str(error)) from error
+
+
+def _ask(client: Any, timeout_s: float, *commands: str) -> Any:
+    """A new connection on which the server took these commands; none is left open where it refused one."""
+    connection = client.make_connection(timeout=timeout_s)
+    try:
+        for command in commands:
+            connection.send_command(command)
+            connection.check_okay()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _refusal(address: str, message: str) -> DeviceError:

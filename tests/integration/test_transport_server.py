@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -17,7 +18,7 @@ import pytest
 
 from mobifarm.controller.discovery.adb_server import AdbServerWatcher
 from mobifarm.controller.errors import AuthorisationRequired, DeviceError, HostError, LinkLost
-from mobifarm.controller.transport.adb_server import AdbServer
+from mobifarm.controller.transport.adb_server import AdbServer, ServedPhone
 from mobifarm.controller.transport.interface import DeviceTransport
 from mobifarm.controller.transport.server import ServerTransport, connect_server
 from mobifarm.controller.transport.usb import refuse_foreign_adb_server
@@ -126,6 +127,13 @@ def test_a_pulled_cable_wakes_everybody_and_the_phone_comes_back(
     assert again.shell("echo back").stdout == "back\n"
     again.close()
     again.close()
+
+
+def test_a_phone_that_the_server_no_longer_has_leaves_no_connection_open(server: RunningServer) -> None:
+    gone = ServedPhone("tcp:127.0.0.1:9", "127.0.0.1:9", "device", transport_id=2**31 - 1)
+    with pytest.raises(DeviceError, match="the adb server says"):
+        server.open(gone, "shell:true", WAIT_S)
+    gc.collect()  # a connection that is left open warns now, which is an error
 
 
 def test_nobody_accepted_the_servers_key(server: RunningServer) -> None:
