@@ -23,6 +23,8 @@ from mobifarm.agent.memory import SpareHeap
 
 Arrays = Mapping[str, NDArray[Any]]
 
+# About what it takes to fall asleep and to be woken.
+_AWAKE_US = 50
 _DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(int64)": "int64"}
 
 
@@ -148,8 +150,10 @@ def _open_session(graph: Path, threads: int, trace: Path) -> onnxruntime.Inferen
     options.profile_file_prefix = f"{trace}-{graph.stem}"
     # Shapes differ from fact to fact; remembering a memory plan for each would only grow.
     options.enable_mem_pattern = False
-    # Waiting threads would burn the phone's energy.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads wait awake from one operator to the next, which is some microseconds away, and no longer: every
+    # session has threads of its own, and awake ones of another session would keep it from the processors.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_AWAKE_US))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # An arena keeps the largest of everything it ever gave.
     options.enable_cpu_mem_arena = False
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
