@@ -11,7 +11,7 @@ import pytest
 
 from mobifarm.simulator.tcp_port import TcpPort
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 # bash, since other users may not be allowed to run this interpreter.
 CONNECT = 'exec 3<>/dev/tcp/127.0.0.1/"$0" && head -c 1 <&3 | wc -c'
 
