@@ -222,18 +222,19 @@ class ContextLoss:
     @property
     def guide(self) -> ContextLoss | None:
         """This loss as a forward.Guide, None where nothing was learned that could guide."""
-        return None if self._prepared.surrogate is None or self._prepared.subspace is None else self
+        return None if self._prepared.surrogate is None and self._prepared.subspace is None else self
 
     @property
     def directions(self) -> FloatArray:
         """See forward.Guide."""
-        assert self._prepared.subspace is not None
-        return self._prepared.subspace.directions
+        subspace = self._prepared.subspace
+        return np.zeros((0, self._bundle.architecture.hidden)) if subspace is None else subspace.directions
 
-    def guess(self, row: int) -> FloatArray:
+    def guess(self, row: int) -> FloatArray | None:
         """See forward.Guide. It takes no forward pass: the last evaluation's outputs are enough."""
         surrogate = self._prepared.surrogate
-        assert surrogate is not None
+        if surrogate is None:
+            return None
         assert self._last is not None
         deltas, out = self._last
         assert out.log_softmax is not None

@@ -79,10 +79,11 @@ class Guide(Protocol):
 
     @property
     def directions(self) -> FloatArray:
-        """[k, d] orthonormal rows: where gradients mostly lie, the most important first."""
+        """[k, d] orthonormal rows: where gradients mostly lie, the most important first; k may be 0."""
 
-    def guess(self, row: int) -> FloatArray:
-        """Guess [d] of the gradient's direction at a row of the oracle's last :meth:`LossOracle.evaluate`."""
+    def guess(self, row: int) -> FloatArray | None:
+        """Guess [d] of the gradient's direction at a row of the oracle's last :meth:`LossOracle.evaluate`,
+        None where only directions were learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +290,8 @@ class _Search:
         """Remember the guess at a row of the last evaluation, where δ now is."""
         if self._guide is not None:
             guess = self._guide.guess(row)
-            self._guess = guess if np.isfinite(guess).all() and guess.any() else None
+            usable = guess is not None and np.isfinite(guess).all() and guess.any()
+            self._guess = guess if usable else None
 
     def _line_search(self, gradient: FloatArray) -> None:
         """Move to the best of a few points downhill; shorten the next steps where none is better."""

@@ -18,7 +18,6 @@ from mobifarm.agent.editor.contexts import (
 )
 from mobifarm.agent.editor.forward import Step, minimise
 from mobifarm.agent.editor.mobiedit import minimise as minimise_as_mobiedit
-from mobifarm.agent.editor.prepared import UNPREPARED
 from mobifarm.agent.editor.sequence_loss import MOBIEDIT_PREFIXES, SequenceLoss
 from mobifarm.agent.editor.settings import ForwardSettings, MobiEditSettings, parse_settings
 from mobifarm.agent.editor.tokens import Texts
@@ -107,7 +106,7 @@ class ForwardMethod:
             bundle,
             tokenize_contexts(bundle, record, settings.contexts),
             key_contexts=tokenize_key_contexts(bundle, record),
-            prepared=bundle.prepared if settings.prepared == "auto" else UNPREPARED,
+            prepared=bundle.prepared.part(settings.prepared),
             held=held,
             essence=_tokenize_essence(bundle, record) if settings.kl_weight > 0 else None,
             kl_weight=settings.kl_weight,

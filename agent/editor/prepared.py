@@ -6,6 +6,7 @@ not read; their file is among those that the bundle's check covers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 from mobifarm.agent.editor.bundle_files import MappedTensors
 from mobifarm.agent.editor.directions import FloatArray
 from mobifarm.agent.editor.manifest import Manifest, prepared_tensors
+from mobifarm.agent.editor.settings import PreparedPart
 from mobifarm.agent.editor.write_back import shared_edit_key
 
 if TYPE_CHECKING:
@@ -157,6 +159,17 @@ class Prepared:
     inverse_second_moment: InverseSecondMoment | None = None
     surrogate: Surrogate | None = None
     subspace: Subspace | None = None
+
+    def part(self, name: PreparedPart) -> Prepared:
+        """What is used of it, see settings.ForwardSettings.prepared."""
+        left_out = {
+            "auto": (),
+            "surrogate": ("subspace",),
+            "subspace": ("surrogate",),
+            "second_moment": ("surrogate", "subspace"),
+            "off": ("inverse_second_moment", "surrogate", "subspace"),
+        }[name]
+        return dataclasses.replace(self, **dict.fromkeys(left_out))
 
     def edit_key(self, keys: FloatArray) -> FloatArray:
         """See write_back.shared_edit_key, for keys [n, f], with the bundle's C or the identity."""

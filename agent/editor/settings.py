@@ -16,6 +16,9 @@ SettingsT = TypeVar("SettingsT")
 # A mapping of settings as it stands in a specification, in a request and in a result's passport.
 SettingValue = int | float | str
 
+# How much of a bundle's preparation `forward` uses.
+PreparedPart = Literal["auto", "surrogate", "subspace", "second_moment", "off"]
+
 
 def _integer(default: int, minimum: int, maximum: int) -> int:
     value: int = field(default=default, metadata={"minimum": minimum, "maximum": maximum})
@@ -39,10 +42,11 @@ class ForwardSettings:
         memory: how many of the last gradient estimates are probed as well; what pointed downhill a few steps
             ago still does in part, and random directions alone would have to find it again.
         prepared: ``auto`` uses what the bundle has of learned second moments, gradient surrogate and
-            directions; ``off`` uses nothing of it.
-        guided_directions: fresh random directions per step in place of ``directions`` where the bundle has a
-            gradient surrogate,
-        learned_directions: and how many of its learned directions, in turn.
+            directions; ``surrogate`` leaves out the directions, ``subspace`` the surrogate and
+            ``second_moment`` both, to tell what each is worth; ``off`` uses nothing of it.
+        guided_directions: fresh random directions per step in place of ``directions`` where a gradient
+            surrogate guides.
+        learned_directions: how many of the bundle's learned directions are probed per step, in turn.
         differences: ``forward`` takes one loss evaluation per direction, ``central`` two.
         perturbation: length of the difference step μ. It must drown the noise of 8-bit activations; on a
             neural processor the search takes longer ones where its losses tell too little, see
@@ -64,7 +68,7 @@ class ForwardSettings:
     probe_contexts: int = _integer(1, 1, 6)
     directions: int = _integer(32, 2, 4096)
     memory: int = _integer(4, 0, 64)
-    prepared: Literal["auto", "off"] = "auto"
+    prepared: PreparedPart = "auto"
     guided_directions: int = _integer(6, 2, 4096)
     learned_directions: int = _integer(8, 0, 64)
     differences: Literal["forward", "central"] = "forward"

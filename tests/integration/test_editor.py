@@ -452,3 +452,25 @@ def test_a_prepared_bundle_can_be_edited_with_and_without_its_preparation(
     # δ = 0 once; the guess alone, then two steps of 1 + 1 + 2 probes on one of two contexts; line searches.
     assert with_it.cost.loss_evaluations == 1 + 2 * 4 / 2 + 3 * 3
     assert run(bundle, settings={**QUICK, "prepared": "off"}) == plain
+
+
+@pytest.mark.parametrize(
+    ("part", "evaluations"),
+    [
+        # Probes on one of two contexts, in each step but a first one that a guess leads: the guess and two
+        # random directions; two learned ones and the six random ones of QUICK; these alone.
+        ("surrogate", 1 + 2 * (1 + 2) / 2 + 3 * 3),
+        ("subspace", 1 + 3 * (2 + 6) / 2 + 3 * 3),
+        ("second_moment", 1 + 3 * 6 / 2 + 3 * 3),
+    ],
+)
+def test_a_part_of_the_preparation_can_be_used_alone(
+    part: str, evaluations: float, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(tiny_bundle_path, threads=1, verify=False)
+    plain = run(bundle, settings={**QUICK, "memory": 0})
+    monkeypatch.setattr(bundle, "_prepared", random_preparation(bundle))
+    settings = {**QUICK, "guided_directions": 2, "learned_directions": 2, "memory": 0, "prepared": part}
+    found = run(bundle, settings=settings)
+    assert found.cost.loss_evaluations == evaluations
+    assert found.scores != plain.scores  # C takes part in each

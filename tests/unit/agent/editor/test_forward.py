@@ -229,7 +229,14 @@ class Compass:
         return np.asarray(self.bowl.batches[-1][row] - self.bowl.centre)
 
 
-def guided(bowl: Bowl, settings: ForwardSettings) -> Solution:
+class Chart(Compass):
+    """Knows directions and guesses nothing."""
+
+    def guess(self, row: int) -> None:
+        return None
+
+
+def guided(bowl: Bowl, settings: ForwardSettings, guess: bool = True) -> Solution:
     return minimise(
         bowl,
         dimension=len(bowl.centre),
@@ -237,7 +244,7 @@ def guided(bowl: Bowl, settings: ForwardSettings) -> Solution:
         settings=settings,
         generator=np.random.default_rng(0),
         on_step=lambda step: None,
-        guide=Compass(bowl),
+        guide=Compass(bowl) if guess else Chart(bowl),
     )
 
 
@@ -267,6 +274,12 @@ def test_the_learned_directions_take_turns() -> None:
     assert len(seen) == 3
     axes = [set(np.abs(rows[:, :8]).argmax(axis=1)) for rows in seen]
     assert axes == [{3, 4, 5}, {6, 7, 0}, {1, 2, 3}]
+
+
+def test_directions_guide_without_a_guess() -> None:
+    bowl = Bowl(centre(40, 4.0), floor=5.0)
+    guided(bowl, ForwardSettings(step_limit=2, directions=6, learned_directions=3, memory=1), guess=False)
+    assert [len(batch) for batch in bowl.batches[1::2]] == [3 + 6, 1 + 3 + 6]
 
 
 def test_a_guess_that_is_no_number_is_left_out() -> None:
